@@ -1,0 +1,190 @@
+// The bridge to the native core: the same names in the same order as src/addon.cc. Nothing here thinks: the caller has
+// validated, the core rechecks only what would corrupt memory. Absent is null, never undefined. Every promise is settled by
+// work on the core's own threads; none of it runs on the JS thread or in the libuv pool.
+
+import { createRequire } from "node:module";
+
+/** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
+export const NATIVE_ABI = 1;
+
+/** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
+export const OP_FIELDS = [
+  "scheme", // SCHEMES[..].code
+  "outDtype", // DTYPES[..].code of the codes or values
+  "roundDtype", // DTYPES[..].code that 16/32-bit values are rounded to first, -1: none
+  "rows", // of the rank's matrix
+  "cols",
+  "outOffset", // bytes from the start of the arena's tensor bytes
+  "scaleOffset", // the same for the F32 scales, -1: none
+  "firstSlice", // index into slices
+  "sliceCount",
+  "zeroRows", // this many last rows have no slice and are zero
+  "constant", // the value of a scalar without slices, NaN: none
+  "mustBePositive", // 1: a value that is zero or negative is an error
+] as const;
+
+/** One contiguous or strided range of a checkpoint file; a row of LayerProgram.slices. */
+export const SLICE_FIELDS = [
+  "file", // index into files
+  "offset", // of the first element, bytes from the start of the file
+  "rowStride", // bytes from a row's first element to the next row's
+  "rows",
+  "cols",
+  "dtype", // DTYPES[..].code, one of BF16, F16, F32
+  "toRow", // first row of the op's matrix that it fills
+] as const;
+
+export interface ProgramFile {
+  path: string;
+  sizeBytes: number;
+  mtimeNs: string;
+  inode: string;
+}
+
+/** A layer's plan resolved to numbers: no name, no shape rule, nothing to look up. */
+export interface LayerProgram {
+  files: ProgramFile[];
+  ops: Float64Array; // ops × OP_FIELDS.length
+  slices: Float64Array; // slices × SLICE_FIELDS.length
+  allowNonFinite: boolean;
+}
+
+/** A range of the arena's tensor bytes. */
+export interface Span {
+  offset: number;
+  bytes: number;
+}
+
+export interface LayerReport {
+  bytesRead: number;
+  bytesWritten: number;
+  /** Thread time summed over the core's threads. */
+  readMs: number;
+  placeMs: number;
+  quantizeMs: number;
+  writeMs: number;
+  /** Sum modulo 2^64 over the 256-byte blocks written, 16 hex digits: independent of order and threads. */
+  digest: string;
+}
+
+export interface SwapReport {
+  bytes: number;
+  swapMs: number;
+}
+
+export interface ExportReport {
+  bytes: number;
+}
+
+/** The control page's fields (docs/arena-format.md). Text is UTF-8, cut at the field's size. */
+export interface ControlPage {
+  abiVersion: number;
+  state: "empty" | "live" | "swapping" | "torn";
+  /** Odd while swapping. */
+  generation: number;
+  epoch: number;
+  arenaId: string; // 32 hex digits
+  layoutDigest: string; // 64 hex digits
+  reload: string; // the reload that swapped last (64 bytes)
+  content: string; // the reload whose bytes these are: itself, or a rollback's target (64 bytes)
+  weightVersion: string; // 128 bytes
+  digest: string; // 16 hex digits: of the live bytes, as LayerReport.digest summed
+  deviceKind: "cpu" | "cuda";
+  deviceUuid: string; // 32 hex digits, zeros on the CPU
+  ipcHandle: string; // 128 hex digits, zeros on the CPU
+  dataOffset: number; // of the tensor bytes in the live file
+  dataBytes: number;
+}
+
+/** What endSwap records; the rest of the page stays. */
+export type ControlUpdate = Omit<
+  ControlPage,
+  "abiVersion" | "state" | "generation" | "deviceKind" | "deviceUuid" | "ipcHandle"
+>;
+
+declare const brand: unique symbol;
+export interface Control {
+  readonly [brand]: "Control";
+}
+export interface Arena {
+  readonly [brand]: "Arena";
+}
+export interface Cancel {
+  readonly [brand]: "Cancel";
+}
+export type Half = "live" | "staging";
+
+export interface ArenaOptions {
+  /** The live file: created whole (disk space reserved, header written) or attached to as it stands. */
+  path: string;
+  mode: "create" | "attach";
+  headerBytes: Uint8Array;
+  dataBytes: number;
+}
+
+export interface NativeCore {
+  readonly abi: number;
+  /** Why a GPU is not available, or null when it is. */
+  readonly cudaUnavailable: string;
+  readonly threads: number;
+
+  /** Takes an exclusive lock on the file for the life of the process. 0: taken; otherwise the holder's pid. */
+  acquireLock(path: string): number;
+
+  openControl(path: string): Control; // maps it; makes an empty page where there is none or a wrong magic
+  readControl(control: Control): ControlPage;
+  beginSwap(control: Control, epoch: number, reload: string): void; // generation odd, state swapping
+  endSwap(control: Control, update: ControlUpdate): void; // all fields, then generation even, state live
+  closeControl(control: Control): void;
+
+  openArena(options: ArenaOptions): Arena;
+  closeArena(arena: Arena): void; // refuses while work is in flight
+  openStaging(arena: Arena, poison: boolean): void; // allocates once; poison fills it with 0xA5
+  closeStaging(arena: Arena): void; // gives the memory back
+
+  createCancel(): Cancel;
+  cancel(cancel: Cancel): void; // work that carries it ends soon, rejected with NATIVE_CANCELLED
+
+  runLayer(arena: Arena, half: Half, program: LayerProgram, cancel: Cancel): Promise<LayerReport>;
+  exchange(arena: Arena, spans: Span[], cancel: Cancel): Promise<SwapReport>; // live <-> staging; cancel is ignored once begun
+  digest(arena: Arena, half: Half, spans: Span[], cancel: Cancel): Promise<string>; // as LayerReport.digest
+  exportLive(arena: Arena, path: string, headerBytes: Uint8Array, spans: Span[], cancel: Cancel): Promise<ExportReport>;
+}
+
+/** Codes of the errors that the core throws, as `error.code`; facts in `error.details` (numbers: slice, row, col, file). */
+export const NATIVE_ERRORS = [
+  "NATIVE_INVALID_ARGUMENT", // a bad program or handle: a bug above
+  "NATIVE_SOURCE_CHANGED", // details.file: size, mtime or inode is not the plan's, or a read came up short
+  "NATIVE_SOURCE_NOT_FOUND", // details.file
+  "NATIVE_IO", // details.errno
+  "NATIVE_NON_FINITE", // details.slice, details.row, details.col (of the slice), the first in slice and row order
+  "NATIVE_NOT_POSITIVE", // details.slice
+  "NATIVE_OUT_OF_MEMORY", // memory or disk space; details.bytes
+  "NATIVE_CANCELLED",
+] as const;
+export type NativeErrorCode = (typeof NATIVE_ERRORS)[number];
+
+export interface NativeError extends Error {
+  code: NativeErrorCode;
+  details: Record<string, number>;
+}
+
+export function isNativeError(error: unknown): error is NativeError {
+  return error instanceof Error && (NATIVE_ERRORS as readonly unknown[]).includes((error as { code?: unknown }).code);
+}
+
+/** Loads the addon that `npm run build:native` made; says what to type when it is not there or of another build. */
+export function loadNative(): NativeCore {
+  const require = createRequire(import.meta.url);
+  for (const root of ["..", "../.."]) {
+    try {
+      const core = require(`${root}/native/build/Release/layercast.node`) as NativeCore;
+      if (core.abi !== NATIVE_ABI)
+        throw new Error(`the native core has ABI ${core.abi}, this program ${NATIVE_ABI}: run npm run build:native`);
+      return core;
+    } catch (error) {
+      if ((error as { code?: string }).code !== "MODULE_NOT_FOUND") throw error;
+    }
+  }
+  throw new Error("the native core is not built: run npm run build:native");
+}

@@ -1,0 +1,42 @@
+// The element types that cross a boundary: what a checkpoint may hold and what a kernel tensor is made of.
+// `code` is the number the native core knows a dtype by (native/src/dtype.h keeps the same table).
+
+export interface DTypeRow {
+  readonly code: number;
+  readonly bytes: number;
+}
+
+export const DTYPES = {
+  BF16: { code: 0, bytes: 2 },
+  F16: { code: 1, bytes: 2 },
+  F32: { code: 2, bytes: 4 },
+  F8_E4M3: { code: 3, bytes: 1 },
+  U8: { code: 4, bytes: 1 },
+} as const satisfies Record<string, DTypeRow>;
+
+export type DType = keyof typeof DTYPES;
+
+/** The float types a checkpoint tensor may have and still be placed and quantized. */
+export const SOURCE_DTYPES = ["BF16", "F16", "F32"] as const satisfies readonly DType[];
+export type SourceDType = (typeof SOURCE_DTYPES)[number];
+
+/** What the request's `dtype` may say, and the dtype it means (`auto`: as in the checkpoint). */
+export const REQUEST_DTYPES = {
+  auto: null,
+  bfloat16: "BF16",
+  float16: "F16",
+  float32: "F32",
+} as const satisfies Record<string, SourceDType | null>;
+export type RequestDType = keyof typeof REQUEST_DTYPES;
+
+export function isSourceDType(name: string): name is SourceDType {
+  return (SOURCE_DTYPES as readonly string[]).includes(name);
+}
+
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, dimension) => product * dimension, 1);
+}
+
+export function byteCount(dtype: DType, shape: readonly number[]): number {
+  return elementCount(shape) * DTYPES[dtype].bytes;
+}

@@ -1,0 +1,105 @@
+// What lies in Redis that orchestrator and worker both touch: key names, queue names, job payloads, job ids.
+// Every key carries one hash tag, so that a flow's queues share a slot on Redis Cluster.
+
+import type { ErrorReport } from "./errors.js";
+
+export const KEY_PREFIX = "{layercast}";
+
+/** "0/1": replica 0, rank 1. */
+export type RankKey = `${number}/${number}`;
+
+export function rankKey(replica: number, rank: number): RankKey {
+  return `${replica}/${rank}`;
+}
+
+export const KEYS = {
+  /** Set of fleet names. */
+  fleets: `${KEY_PREFIX}:fleets`,
+  /** JSON FleetState, the value that every protocol transition compares and sets. */
+  fleet: (fleet: string) => `${KEY_PREFIX}:fleet:${fleet}`,
+  /** A rank's lease: its incarnation, expiring. */
+  lease: (fleet: string, rank: RankKey) => `${KEY_PREFIX}:lease:${fleet}:${rank}`,
+  /** Sorted set of reload ids of all fleets, by time of submit. */
+  reloads: `${KEY_PREFIX}:reloads`,
+  /** Hash of a reload: `record` (ReloadRecord as JSON), `request`, `plan` (digest), `layers`, `rank:R/P` (RankProgress). */
+  reload: (id: string) => `${KEY_PREFIX}:reload:${id}`,
+  /** Stream of a reload's events. */
+  events: (id: string) => `${KEY_PREFIX}:events:${id}`,
+  /** A reload's Source, JSON. */
+  source: (id: string) => `${KEY_PREFIX}:source:${id}`,
+  /** A Layout by its digest, JSON. */
+  layout: (digest: string) => `${KEY_PREFIX}:layout:${digest}`,
+  /** Reload id and body digest of a submission. */
+  submission: (fleet: string, id: string) => `${KEY_PREFIX}:submission:${fleet}:${id}`,
+} as const;
+
+/** Pub/sub channels: hints that something changed; nobody relies on getting one. */
+export const CHANNELS = {
+  /** The fleet's state changed; the message is its name. */
+  fleet: `${KEY_PREFIX}:changed:fleet`,
+  /** A reload's record, progress or events changed; the message is its id. */
+  reload: `${KEY_PREFIX}:changed:reload`,
+} as const;
+
+export const CONTROL_QUEUE = "control";
+
+/** A queue of its own for each incarnation of a rank: no process ever finds jobs meant for another. */
+export function rankQueue(fleet: string, rank: RankKey, incarnation: string): string {
+  return `rank-${fleet}-${rank.replace("/", "-")}-${incarnation}`;
+}
+
+/** What every job carries, so that whoever takes it can tell whether it is still wanted. */
+interface Fenced {
+  fleet: string;
+  reload: string;
+  epoch: number;
+}
+
+export type ControlJob = (Fenced & { kind: "start" }) | (Fenced & { kind: "decide" });
+
+export interface RetryPolicy {
+  attempts: number;
+  backoffMs: number;
+}
+
+export type RankJob = { rank: RankKey; incarnation: string; retry: RetryPolicy } & (
+  | (Fenced & {
+      kind: "layer";
+      /** Indexes into the plan's layers. */
+      layers: number[];
+    })
+  | (Fenced & { kind: "finalize" })
+  | (Fenced & { kind: "swap" })
+  | { kind: "export"; fleet: string; file: string }
+);
+
+export interface ExportResult {
+  path: string;
+  bytes: number;
+  weightVersion: string;
+  arenaGeneration: number;
+  host: string;
+}
+
+/** Job ids are never used twice: reload, epoch, kind, rank, incarnation and the number of the enqueueing. */
+export function rankJobId(job: RankJob & { kind: "layer" | "finalize" | "swap" }, enqueueing: number): string {
+  const layers = job.kind === "layer" ? `${job.layers[0]}` : "all";
+  return [job.reload, job.epoch, job.kind, job.rank.replace("/", "-"), job.incarnation, layers, enqueueing].join(".");
+}
+
+export function controlJobId(job: ControlJob, enqueueing: number): string {
+  return [job.reload, job.epoch, job.kind, enqueueing].join(".");
+}
+
+/** How the reason of a job's failure travels through the queue's one string. */
+export function encodeFailure(report: ErrorReport): string {
+  return JSON.stringify(report);
+}
+
+/** Backoff before try `attempt + 1`: doubles from `backoffMs`, capped, with up to half of it taken off at random. */
+export function retryDelayMs(policy: RetryPolicy, attempt: number, random: number): number {
+  const delayMs = Math.min(policy.backoffMs * 2 ** (attempt - 1), MAX_RETRY_DELAY_MS);
+  return Math.round(delayMs * (1 - random / 2));
+}
+
+const MAX_RETRY_DELAY_MS = 10_000;

@@ -1,0 +1,27 @@
+// The quantization schemes: what each one makes of a linear weight [N, K]. The exact arithmetic is the native core's
+// (docs/kernel-tensors.md); this table holds what the planner must know. A new scheme is one row here.
+
+export interface SchemeRow {
+  /** The number the native core knows the scheme by (native/src/layer_program.h). */
+  readonly code: number;
+  /** What is appended to the weight's name for its scale tensor; null when nothing is quantized. */
+  readonly scaleSuffix: "_scale" | "_scale_inv" | null;
+  /** Shape of the F32 scale tensor of a weight [rows, cols]. */
+  readonly scaleShape: (rows: number, cols: number) => number[];
+}
+
+export const SCALE_BLOCK = 128;
+
+export const SCHEMES = {
+  none: { code: 0, scaleSuffix: null, scaleShape: () => [] },
+  "fp8-tensor": { code: 1, scaleSuffix: "_scale", scaleShape: () => [1] },
+  "fp8-channel": { code: 2, scaleSuffix: "_scale", scaleShape: (rows) => [rows, 1] },
+  "fp8-block": {
+    code: 3,
+    scaleSuffix: "_scale_inv",
+    scaleShape: (rows, cols) => [Math.ceil(rows / SCALE_BLOCK), Math.ceil(cols / SCALE_BLOCK)],
+  },
+} as const satisfies Record<string, SchemeRow>;
+
+export type Scheme = keyof typeof SCHEMES;
+export const SCHEME_NAMES = Object.keys(SCHEMES) as Scheme[];

@@ -1,0 +1,367 @@
+// The REST API's bodies, once: Fastify validates with these schemas, OpenAPI prints them, the types are derived from them.
+// JSON on the wire is snake_case.
+
+import { type Static, type TSchema, Type } from "typebox";
+import { REQUEST_DTYPES } from "./dtype.js";
+import { ERRORS, type ErrorCode } from "./errors.js";
+import { SCHEME_NAMES } from "./recipe.js";
+
+/** `queued -> planning -> loading -> finalizing -> committing -> committed`, or one of the other three ends. */
+export const RELOAD_STATES = [
+  "queued",
+  "planning",
+  "loading",
+  "finalizing",
+  "committing",
+  "committed",
+  "failed",
+  "cancelled",
+  "superseded",
+] as const;
+export type ReloadStateName = (typeof RELOAD_STATES)[number];
+
+export const TERMINAL_STATES: readonly ReloadStateName[] = ["committed", "failed", "cancelled", "superseded"];
+
+/** Ray's job status for each of our states, for tools that know those words. */
+export const RAY_STATUS = {
+  queued: "PENDING",
+  planning: "RUNNING",
+  loading: "RUNNING",
+  finalizing: "RUNNING",
+  committing: "RUNNING",
+  committed: "SUCCEEDED",
+  failed: "FAILED",
+  cancelled: "STOPPED",
+  superseded: "STOPPED",
+} as const satisfies Record<ReloadStateName, string>;
+
+function oneOf<const Names extends readonly string[]>(names: Names, options: object = {}) {
+  return Type.Unsafe<Names[number]>({ type: "string", enum: [...names], ...options });
+}
+
+const closed = { additionalProperties: false } as const;
+const nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
+
+/** Names end in keys, file names and the control page, so they are short and plain. */
+const Name = (description: string) =>
+  Type.String({ minLength: 1, maxLength: 100, pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$", description });
+
+export const SourceBody = Type.Object(
+  {
+    kind: Type.Literal("safetensors"),
+    uri: Type.String({
+      minLength: 1,
+      maxLength: 4096,
+      description: "file:// URI or absolute path of a checkpoint directory",
+    }),
+  },
+  { ...closed, $id: "Source" },
+);
+
+export const RecipeBody = Type.Object(
+  {
+    scheme: oneOf(SCHEME_NAMES, { default: "none" }),
+    ignore: Type.Array(Type.String({ minLength: 1, maxLength: 500 }), {
+      default: [],
+      maxItems: 1000,
+      description: "Patterns of checkpoint tensor names that are not quantized; `*` is any run of characters",
+    }),
+  },
+  { ...closed, default: {} },
+);
+
+export const InstallBody = Type.Object(
+  {
+    mode: oneOf(["staged", "in_place"], { default: "staged" }),
+    staging: oneOf(["device", "host", "auto"], { default: "auto" }),
+    allow_new_layout: Type.Boolean({ default: false }),
+    allow_non_finite: Type.Boolean({ default: false }),
+  },
+  { ...closed, default: {} },
+);
+
+export const PolicyBody = Type.Object(
+  {
+    coalesce: oneOf(["never", "latest"], { default: "never" }),
+    priority: Type.Integer({ minimum: -1000, maximum: 1000, default: 0, description: "Higher goes first" }),
+    deadline_ms: Type.Integer({
+      minimum: 1,
+      maximum: 86_400_000,
+      default: 600_000,
+      description: "From submit to the decision",
+    }),
+    heal_ms: Type.Integer({
+      minimum: 1,
+      maximum: 86_400_000,
+      default: 600_000,
+      description: "From the decision to the end",
+    }),
+    attempts: Type.Integer({
+      minimum: 1,
+      maximum: 100,
+      default: 5,
+      description: "Tries of one job, the first included",
+    }),
+    backoff_ms: Type.Integer({
+      minimum: 0,
+      maximum: 60_000,
+      default: 200,
+      description: "Before the second try; doubles, with cap and jitter",
+    }),
+    layers_per_job: Type.Unsafe<"auto" | number>({
+      anyOf: [
+        { type: "string", enum: ["auto"] },
+        { type: "integer", minimum: 1, maximum: 100_000 },
+      ],
+      default: "auto",
+    }),
+  },
+  { ...closed, default: {} },
+);
+
+const Metadata = Type.Record(Type.String({ maxLength: 100 }), Type.String({ maxLength: 1000 }), {
+  default: {},
+  maxProperties: 50,
+});
+
+export const SubmitBody = Type.Object(
+  {
+    submission_id: Type.Optional(Name("Names this submission; the same id and body is the same reload")),
+    fleet: Type.String({ ...Name("Fleet name"), default: "default" }),
+    weight_version: Type.Optional(Name("What the weights are called; default: the submission id")),
+    source: SourceBody,
+    dtype: oneOf(Object.keys(REQUEST_DTYPES) as (keyof typeof REQUEST_DTYPES)[], { default: "auto" }),
+    recipe: RecipeBody,
+    install: InstallBody,
+    policy: PolicyBody,
+    metadata: Metadata,
+    dry_run: Type.Boolean({ default: false }),
+  },
+  { ...closed, $id: "Submit" },
+);
+export type SubmitRequest = Static<typeof SubmitBody>;
+
+export const PlanBody = Type.Object(
+  {
+    fleet: Type.Optional(Name("Take the tensor-parallel size from this fleet")),
+    tensor_parallel_size: Type.Optional(Type.Integer({ minimum: 1, maximum: 1024 })),
+    source: SourceBody,
+    dtype: SubmitBody.properties.dtype,
+    recipe: RecipeBody,
+    policy: Type.Object({ layers_per_job: PolicyBody.properties.layers_per_job }, { ...closed, default: {} }),
+  },
+  { ...closed, $id: "PlanRequest" },
+);
+export type PlanRequest = Static<typeof PlanBody>;
+
+export const RollbackBody = Type.Object(
+  {
+    submission_id: Type.Optional(Name("Names this submission; the same id and body is the same rollback")),
+    expected_weight_version: Type.Optional(Name("Refuse unless the fleet holds this weight version")),
+    to_weight_version: Type.Optional(Name("Default: the fleet's rollback_version")),
+  },
+  { ...closed, $id: "Rollback", default: {} },
+);
+export type RollbackRequest = Static<typeof RollbackBody>;
+
+const Milliseconds = Type.Number({ minimum: 0 });
+const Timestamp = Type.String({ format: "date-time" });
+
+export const ErrorAnswer = Type.Object({
+  code: oneOf(Object.keys(ERRORS) as ErrorCode[]),
+  message: Type.String(),
+  retryable: Type.Boolean(),
+  details: Type.Record(Type.String(), Type.Unknown()),
+});
+
+export const WarningAnswer = Type.Object({
+  code: Type.String(),
+  message: Type.String(),
+  details: Type.Record(Type.String(), Type.Unknown()),
+});
+
+export const RankProgressAnswer = Type.Object({
+  replica: Type.Integer(),
+  rank: Type.Integer(),
+  incarnation: Type.String(),
+  state: oneOf(["waiting", "loading", "finalizing", "prepared", "swapped", "lost"]),
+  layers_done: Type.Integer(),
+  attempts: Type.Integer({ description: "Layer and finalize jobs begun, retries included" }),
+  bytes_read: Type.Integer(),
+  bytes_written: Type.Integer(),
+  read_ms: Milliseconds,
+  place_ms: Milliseconds,
+  quantize_ms: Milliseconds,
+  write_ms: Milliseconds,
+  finalize_ms: Milliseconds,
+  swap_ms: Milliseconds,
+  peak_memory_bytes: Type.Integer({ description: "Measured: the process's highest resident set during this reload" }),
+});
+export type RankProgress = Static<typeof RankProgressAnswer>;
+
+export const ReloadAnswer = Type.Object(
+  {
+    reload_id: Type.String(),
+    kind: oneOf(["reload", "rollback"]),
+    epoch: nullable(Type.Integer()),
+    live_changed: Type.Boolean({ description: "Whether any rank's live bytes may have been changed by this reload" }),
+    submission_id: Type.String(),
+    fleet: Type.String(),
+    weight_version: Type.String(),
+    previous_weight_version: nullable(Type.String()),
+    state: oneOf(RELOAD_STATES),
+    status: oneOf(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]),
+    pending_reason: nullable(Type.String()),
+    superseded_by: nullable(Type.String()),
+    recipe: oneOf(SCHEME_NAMES),
+    source: nullable(Type.String()),
+    progress: Type.Object({ layers_done: Type.Integer(), layers_total: Type.Integer() }),
+    layers: Type.Array(Type.Object({ name: Type.String(), ranks_done: Type.Integer() }), {
+      description: "Ranks that have loaded each layer, in the plan's order",
+    }),
+    ranks: Type.Array(RankProgressAnswer),
+    timing_ms: Type.Object({
+      queued: nullable(Milliseconds),
+      plan: nullable(Milliseconds),
+      load: nullable(Milliseconds),
+      finalize: nullable(Milliseconds),
+      commit: nullable(Milliseconds),
+      total: nullable(Milliseconds),
+    }),
+    engine_stopped_ms: nullable(Milliseconds),
+    warnings: Type.Array(WarningAnswer),
+    error: nullable(ErrorAnswer),
+    metadata: Type.Record(Type.String(), Type.String()),
+    created_at: Timestamp,
+    finished_at: nullable(Timestamp),
+  },
+  { $id: "Reload" },
+);
+export type ReloadView = Static<typeof ReloadAnswer>;
+
+export const ReloadListAnswer = Type.Object(
+  { reloads: Type.Array(ReloadAnswer), next_cursor: nullable(Type.String()) },
+  { $id: "ReloadList" },
+);
+
+export const PlanAnswer = Type.Object(
+  {
+    model_type: Type.String(),
+    tensor_parallel_size: Type.Integer(),
+    recipe: oneOf(SCHEME_NAMES),
+    layout_digest: Type.String(),
+    source_digest: Type.String(),
+    layers: Type.Array(
+      Type.Object({
+        name: Type.String(),
+        job: Type.Integer({ description: "Index of the job a rank loads it in" }),
+        kernel_tensors: Type.Integer(),
+        read_bytes: Type.Integer({ description: "Read by the rank that reads most" }),
+        held_bytes: Type.Integer({ description: "Written to a rank's arena" }),
+      }),
+    ),
+    ranks: Type.Array(
+      Type.Object({
+        rank: Type.Integer(),
+        read_bytes: Type.Integer(),
+        held_bytes: Type.Integer(),
+        arena_bytes: Type.Integer(),
+        peak_memory_bytes: Type.Integer({ description: "Estimate: live, staging and scratch" }),
+      }),
+    ),
+    jobs_per_rank: Type.Integer(),
+    skipped: Type.Array(Type.Object({ name: Type.String(), reason: Type.String() })),
+  },
+  { $id: "Plan" },
+);
+export type PlanView = Static<typeof PlanAnswer>;
+
+export const RankAnswer = Type.Object({
+  replica: Type.Integer(),
+  rank: Type.Integer(),
+  incarnation: Type.String(),
+  host: Type.String(),
+  pid: Type.Integer(),
+  device: Type.String(),
+  alive: Type.Boolean({ description: "Its lease is valid" }),
+  ready: Type.Boolean({ description: "It holds what the fleet has committed" }),
+  weight_version: nullable(Type.String()),
+  reload_id: nullable(Type.String()),
+  epoch: nullable(Type.Integer()),
+  arena_generation: nullable(Type.Integer()),
+  arena_state: oneOf(["empty", "live", "swapping", "torn"]),
+  arena_path: nullable(Type.String({ description: "The live file, on that host" })),
+  control_path: nullable(Type.String()),
+  undo_weight_version: nullable(Type.String()),
+});
+
+export const FleetAnswer = Type.Object(
+  {
+    fleet: Type.String(),
+    replicas: Type.Integer(),
+    tensor_parallel_size: Type.Integer(),
+    epoch: Type.Integer(),
+    weight_version: nullable(Type.String()),
+    previous_weight_version: nullable(Type.String()),
+    routable: Type.Boolean(),
+    not_routable_reason: nullable(Type.String()),
+    torn: Type.Boolean(),
+    can_roll_back: Type.Boolean(),
+    rollback_version: nullable(Type.String()),
+    active_reload_id: nullable(Type.String()),
+    queued_reload_ids: Type.Array(Type.String()),
+    ranks: Type.Array(RankAnswer),
+  },
+  { $id: "Fleet" },
+);
+export type FleetView = Static<typeof FleetAnswer>;
+
+export const FleetListAnswer = Type.Object({ fleets: Type.Array(FleetAnswer) }, { $id: "FleetList" });
+
+export const RoutableAnswer = Type.Object(
+  { fleet: Type.String(), routable: Type.Boolean(), weight_version: nullable(Type.String()) },
+  { $id: "Routable" },
+);
+
+export const ExportBody = Type.Object(
+  { replica: Type.Integer({ minimum: 0, default: 0 }), rank: Type.Integer({ minimum: 0 }) },
+  { ...closed, $id: "ExportRequest" },
+);
+export const ExportAnswer = Type.Object(
+  {
+    host: Type.String({ description: "Where the file is" }),
+    path: Type.String({ description: "A safetensors file that the caller may move away" }),
+    bytes: Type.Integer(),
+    weight_version: Type.String(),
+    arena_generation: Type.Integer(),
+  },
+  { $id: "Export" },
+);
+export type ExportView = Static<typeof ExportAnswer>;
+
+/** RFC 9457 problem details, with our code. */
+export const ProblemAnswer = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Type.String(),
+    retryable: Type.Boolean(),
+    details: Type.Record(Type.String(), Type.Unknown()),
+  },
+  { $id: "Problem" },
+);
+
+/** What the event stream of a reload carries, by event name. */
+export interface ReloadEvents {
+  /** Each state the reload enters. */
+  state: { state: ReloadStateName; epoch: number | null; error: Static<typeof ErrorAnswer> | null };
+  /** A rank's progress, at most every quarter second and at each phase's end. */
+  progress: RankProgress;
+  /** A job that failed and will be tried again. */
+  retry: { replica: number; rank: number; layer: string; attempt: number; error: Static<typeof ErrorAnswer> };
+  warning: Static<typeof WarningAnswer>;
+}
+export type ReloadEventName = keyof ReloadEvents;

@@ -1,0 +1,54 @@
+// What the routes may ask for: the whole of Layercast's behaviour as one interface of plain functions. `openReloads`
+// (open-reloads.ts) makes it from a Redis connection; route tests give their own.
+
+import type {
+  ExportView,
+  FleetView,
+  PlanRequest,
+  PlanView,
+  ReloadEventName,
+  ReloadStateName,
+  ReloadView,
+  RollbackRequest,
+  SubmitRequest,
+} from "../contract/reload.js";
+
+export interface ReloadFilter {
+  fleet: string | null;
+  state: ReloadStateName | null;
+  /** 1 to 200. */
+  limit: number;
+  /** Opaque; from the page before. */
+  cursor: string | null;
+}
+
+export interface ReloadEvent {
+  /** A Redis stream id, "1700000000000-0"; what Last-Event-ID gives back. */
+  id: string;
+  name: ReloadEventName;
+  payload: unknown;
+}
+
+/** Each function throws LayercastError. */
+export interface Reloads {
+  /** `created` is false when the same submission was made before. */
+  submit(request: SubmitRequest): Promise<{ reload: ReloadView; created: boolean }>;
+  plan(request: PlanRequest): Promise<PlanView>;
+  /** Answers at once when waitMs is 0, else when the reload is terminal or the wait is over. */
+  get(id: string, waitMs: number, signal: AbortSignal): Promise<ReloadView>;
+  list(filter: ReloadFilter): Promise<{ reloads: ReloadView[]; next_cursor: string | null }>;
+  cancel(id: string): Promise<ReloadView>;
+  rollback(fleet: string, request: RollbackRequest): Promise<{ reload: ReloadView; created: boolean }>;
+  /** Replays what came after `afterId` (null: from the start), then follows; ends after the terminal state's event. */
+  events(id: string, afterId: string | null, signal: AbortSignal): AsyncIterable<ReloadEvent>;
+  fleets(): Promise<FleetView[]>;
+  fleet(name: string): Promise<FleetView>;
+  /** Throws `not_routable` with the reason. */
+  routable(
+    name: string,
+    minWeightVersion: string | null,
+  ): Promise<{ fleet: string; routable: boolean; weight_version: string | null }>;
+  exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
+  /** Whether Redis answers; for /readyz. */
+  ready(): Promise<boolean>;
+}
