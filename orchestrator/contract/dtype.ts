@@ -16,6 +16,33 @@ export const DTYPES = {
 
 export type DType = keyof typeof DTYPES;
 
+/** Bits of every element type that the safetensors format knows; a checkpoint may hold them all in tensors nobody reads. */
+export const FORMAT_DTYPE_BITS = {
+  BOOL: 8,
+  F4: 4,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  U8: 8,
+  I8: 8,
+  F8_E5M2: 8,
+  F8_E4M3: 8,
+  F8_E8M0: 8,
+  F8_E4M3FNUZ: 8,
+  F8_E5M2FNUZ: 8,
+  I16: 16,
+  U16: 16,
+  F16: 16,
+  BF16: 16,
+  I32: 32,
+  U32: 32,
+  F32: 32,
+  C64: 64,
+  F64: 64,
+  I64: 64,
+  U64: 64,
+} as const satisfies Record<string, number> & Record<DType, number>;
+export type FormatDType = keyof typeof FORMAT_DTYPE_BITS;
+
 /** The float types a checkpoint tensor may have and still be placed and quantized. */
 export const SOURCE_DTYPES = ["BF16", "F16", "F32"] as const satisfies readonly DType[];
 export type SourceDType = (typeof SOURCE_DTYPES)[number];

@@ -17,8 +17,8 @@ export const KEYS = {
   fleets: `${KEY_PREFIX}:fleets`,
   /** JSON FleetState, the value that every protocol transition compares and sets. */
   fleet: (fleet: string) => `${KEY_PREFIX}:fleet:${fleet}`,
-  /** A rank's lease: its incarnation, expiring. */
-  lease: (fleet: string, rank: RankKey) => `${KEY_PREFIX}:lease:${fleet}:${rank}`,
+  /** Hash of a fleet's leases: rank key -> "incarnation|expires", in Redis's milliseconds. */
+  leases: (fleet: string) => `${KEY_PREFIX}:leases:${fleet}`,
   /** Sorted set of reload ids of all fleets, by time of submit. */
   reloads: `${KEY_PREFIX}:reloads`,
   /** Hash of a reload: `record` (ReloadRecord as JSON), `request`, `plan` (digest), `layers`, `rank:R/P` (RankProgress). */

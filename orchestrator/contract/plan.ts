@@ -2,7 +2,7 @@
 // kernel tensors a rank holds and by which rules they are cut) stays the same from RL step to RL step and has a digest; the
 // *source* (which file, which offset) is new each time. Workers keep what they resolved by layout digest and rebind sources.
 
-import type { DType, SourceDType } from "./dtype.js";
+import type { DType, FormatDType, SourceDType } from "./dtype.js";
 import type { Scheme } from "./recipe.js";
 
 /** What tells one state of a checkpoint file from another. */
@@ -19,7 +19,8 @@ export interface CheckpointFile {
 
 export interface CheckpointTensor {
   name: string;
-  dtype: DType;
+  /** Any the format knows; the planner refuses what it cannot place. */
+  dtype: FormatDType;
   /** Row-major, [out, in] for a linear weight; [] for a scalar. */
   shape: number[];
   /** Index into CheckpointTable.files. */

@@ -1,0 +1,47 @@
+// fp8-block: a scale for each 128 by 128 elements. A strip is one scale block; the tile's codes are written together, so
+// that they go out in long runs.
+#include "numbers.h"
+#include "run.h"
+
+namespace layercast {
+namespace {
+
+constexpr float kLeastAmax = 1e-4f;
+
+/// Quantizes the scale block that begins at the tile's column `first_col`; returns its scale.
+float put_block(TileWork& work, uint64_t first_col) {
+  const uint64_t cols = std::min(kScaleBlock, work.tile.cols - first_col);
+  float* values = work.lane.values.data();
+  uint32_t amax_bits = 0;
+  for (uint64_t row = 0; row < work.tile.rows; row++) {
+    amax_bits = std::max(amax_bits, place(work, row * work.tile.cols + first_col, cols, values + row * cols));
+  }
+  work.totals.place_ns += work.watch.lap_ns();
+  const float scale = std::max(float_of(amax_bits), kLeastAmax) / 448.0f;
+  for (uint64_t row = 0; row < work.tile.rows; row++) {
+    uint8_t* codes = work.lane.codes.data() + row * work.tile.cols + first_col;
+    encode_multiplied(values + row * cols, cols, 1.0f / scale, codes);
+  }
+  work.totals.quantize_ns += work.watch.lap_ns();
+  return scale;
+}
+
+}  // namespace
+
+void put_fp8_block(TileWork& work) {
+  const Tile& tile = work.tile;
+  const uint64_t blocks = ceil_div(tile.cols, kScaleBlock);
+  work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kScaleBlock * kScaleBlock));
+  work.lane.codes.resize(std::max(work.lane.codes.size(), tile.rows * tile.cols));
+  work.lane.scales.resize(std::max(work.lane.scales.size(), blocks));
+  for (uint64_t block = 0; block < blocks; block++) {
+    work.lane.scales[block] = put_block(work, block * kScaleBlock);
+  }
+  const uint64_t blocks_in_band = ceil_div(work.spec.op.cols, kScaleBlock);
+  const uint64_t first = tile.first_row / kScaleBlock * blocks_in_band + tile.first_col / kScaleBlock;
+  write_elements(work, 0, tile.rows * tile.cols, work.lane.codes.data());
+  write_scales(work, first, work.lane.scales.data(), blocks);
+  work.totals.write_ns += work.watch.lap_ns();
+}
+
+}  // namespace layercast

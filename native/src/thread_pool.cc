@@ -1,0 +1,129 @@
+#include "thread_pool.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "error.h"
+
+namespace layercast {
+namespace {
+
+constexpr uint32_t kMaxThreads = 1024;
+
+thread_local const ThreadPool* lane_owner = nullptr;
+thread_local uint32_t lane_number = 0;
+
+/// What is shared by the threads that take pieces of one each(). Threads that come late find none left.
+struct Pieces {
+  Pieces(uint64_t count, const CancelToken* cancel, const ThreadPool::Piece& piece)
+      : count(count), cancel(cancel), piece(piece) {}
+
+  void take(uint32_t lane) {
+    std::unique_lock lock(mutex);
+    while (next < count && !failure) {
+      const uint64_t index = next++;
+      running++;
+      lock.unlock();
+      std::exception_ptr thrown;
+      try {
+        if (cancel != nullptr) cancel->check();
+        piece(index, lane);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
+      lock.lock();
+      if (thrown && !failure) failure = thrown;
+      running--;
+    }
+    if (running == 0) done.notify_all();
+  }
+
+  void wait_and_rethrow() {
+    std::unique_lock lock(mutex);
+    done.wait(lock, [this] { return running == 0 && (next == count || failure); });
+    next = count;
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  const uint64_t count;
+  const CancelToken* const cancel;
+  const ThreadPool::Piece& piece;  // valid while the caller waits, so while any piece can still be taken
+  std::mutex mutex;
+  std::condition_variable done;
+  uint64_t next = 0;
+  uint64_t running = 0;
+  std::exception_ptr failure;
+};
+
+}  // namespace
+
+void CancelToken::check() const {
+  if (cancelled()) throw NativeError(ErrorCode::cancelled, "the work was cancelled");
+}
+
+ThreadPool::ThreadPool(uint32_t threads) {
+  for (uint32_t lane = 0; lane < threads; lane++) {
+    threads_.emplace_back([this, lane] { run_tasks(lane); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::post(std::function<void()> task) {
+  {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  wake_.notify_one();
+}
+
+void ThreadPool::each(uint64_t count, const CancelToken* cancel, const Piece& piece) {
+  const auto pieces = std::make_shared<Pieces>(count, cancel, piece);
+  const uint64_t helpers = count == 0 ? 0 : std::min<uint64_t>(count - 1, threads());
+  try {
+    for (uint64_t i = 0; i < helpers; i++) {
+      post([this, pieces] { pieces->take(current_lane()); });
+    }
+  } catch (const std::bad_alloc&) {
+    // Those already posted refer to `piece`: go on with fewer.
+  }
+  pieces->take(current_lane());
+  pieces->wait_and_rethrow();
+}
+
+void ThreadPool::run_tasks(uint32_t lane) {
+  lane_owner = this;
+  lane_number = lane;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+    if (tasks_.empty()) return;
+    const std::function<void()> task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    task();
+    lock.lock();
+  }
+}
+
+uint32_t ThreadPool::current_lane() const { return lane_owner == this ? lane_number : threads(); }
+
+uint32_t default_thread_count() {
+  if (const char* text = std::getenv("LAYERCAST_THREADS")) {
+    char* end = nullptr;
+    const unsigned long count = std::strtoul(text, &end, 10);
+    if (end != text && *end == '\0' && count >= 1 && count <= kMaxThreads) return static_cast<uint32_t>(count);
+    throw_invalid(std::string("LAYERCAST_THREADS must be a number from 1 to 1024, not ") + text);
+  }
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace layercast

@@ -1,0 +1,97 @@
+// Turns a path into what tells this state of a safetensors file from any other, and its header; and says later whether
+// the file is still in that state. Reads the header only. A file that changes while it is read is `source_changed`.
+
+import { createHash } from "node:crypto";
+import { constants, type FileHandle, open } from "node:fs/promises";
+import { LayercastError } from "../contract/errors.js";
+import type { CheckpointFile } from "../contract/plan.js";
+import {
+  HEADER_PREFIX_BYTES,
+  parseSafetensorsHeader,
+  readHeaderLength,
+  type SafetensorsHeader,
+} from "./safetensors-header.js";
+import { sourceError } from "./source-path.js";
+
+/** `path` must be real: a symbolic link as its last part is refused. */
+export async function readCheckpointFile(path: string): Promise<{ file: CheckpointFile; header: SafetensorsHeader }> {
+  const { file, headerBytes } = await readHeaderBytes(path);
+  return { file, header: parseSafetensorsHeader(headerBytes, file.sizeBytes, path) };
+}
+
+export async function describeFile(path: string): Promise<CheckpointFile> {
+  return (await readHeaderBytes(path)).file;
+}
+
+/** Returns when the file is as it was when `expected` was made; `source_changed` or `source_not_found` otherwise. */
+export async function verifyFile(expected: CheckpointFile): Promise<void> {
+  const found = await describeFile(expected.path);
+  for (const [field, meaning] of COMPARED) {
+    if (found[field] !== expected[field]) throw sourceChanged(expected.path, meaning, expected[field], found[field]);
+  }
+}
+
+async function readHeaderBytes(path: string): Promise<{ file: CheckpointFile; headerBytes: Uint8Array }> {
+  const handle = await openRegular(path);
+  try {
+    const before = await stateOf(handle, path);
+    const prefix = await readExactly(handle, path, Math.min(HEADER_PREFIX_BYTES, before.sizeBytes));
+    const length = readHeaderLength(prefix, before.sizeBytes, path);
+    const headerBytes = await readExactly(handle, path, HEADER_PREFIX_BYTES + length);
+    const after = await stateOf(handle, path);
+    for (const [field, meaning] of COMPARED) {
+      if (field !== "headerDigest" && before[field] !== after[field])
+        throw sourceChanged(path, meaning, before[field], after[field]);
+    }
+    const headerDigest = createHash("sha256").update(headerBytes).digest("hex");
+    return { file: { path, ...before, headerDigest }, headerBytes };
+  } finally {
+    await handle.close();
+  }
+}
+
+async function openRegular(path: string): Promise<FileHandle> {
+  try {
+    // O_NONBLOCK: opening a FIFO must not wait for its writer.
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  } catch (error) {
+    throw sourceError(path, error);
+  }
+}
+
+async function stateOf(handle: FileHandle, path: string): Promise<Omit<CheckpointFile, "path" | "headerDigest">> {
+  const stat = await handle.stat({ bigint: true });
+  if (!stat.isFile()) throw new LayercastError("checkpoint_invalid", `${path} is not a regular file.`, { file: path });
+  if (stat.size > BigInt(Number.MAX_SAFE_INTEGER))
+    throw new LayercastError("checkpoint_invalid", `${path} has ${stat.size} bytes, 2^53 or more.`, { file: path });
+  return { sizeBytes: Number(stat.size), mtimeNs: String(stat.mtimeNs), inode: String(stat.ino) };
+}
+
+async function readExactly(handle: FileHandle, path: string, sizeBytes: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(sizeBytes);
+  let filled = 0;
+  while (filled < sizeBytes) {
+    const { bytesRead } = await handle.read(bytes, filled, sizeBytes - filled, filled).catch((error: unknown) => {
+      throw sourceError(path, error);
+    });
+    if (bytesRead === 0) throw sourceChanged(path, "size in bytes", `at least ${sizeBytes}`, filled);
+    filled += bytesRead;
+  }
+  return bytes;
+}
+
+function sourceChanged(file: string, meaning: string, expected: unknown, found: unknown): LayercastError {
+  return new LayercastError(
+    "source_changed",
+    `${file} has changed since the reload was planned: its ${meaning} was ${expected} and is ${found}. ` +
+      "Leave a source as it is until its reload has ended, and submit again.",
+    { file, changed: meaning, expected, found },
+  );
+}
+
+const COMPARED = [
+  ["sizeBytes", "size in bytes"],
+  ["mtimeNs", "modification time (ns)"],
+  ["inode", "inode"],
+  ["headerDigest", "header digest"],
+] as const satisfies readonly (readonly [keyof CheckpointFile, string])[];

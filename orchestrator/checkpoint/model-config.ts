@@ -1,0 +1,75 @@
+// Turns config.json into a value whose fields can be asked for by name and are checked when they are. Which fields a model
+// needs is known by its family (planner/architectures); what the file is, and what a field may hold, is known here.
+
+import { LayercastError } from "../contract/errors.js";
+import { quoted } from "./strict-json.js";
+
+export interface ModelConfig {
+  /** Path of config.json, for error messages. */
+  file: string;
+  /** `architectures[0]`, such as `LlamaForCausalLM`; null when the file does not say. */
+  architecture: string | null;
+  /** `model_type`, such as `llama`; null when the file does not say. */
+  modelType: string | null;
+  fields: Readonly<Record<string, unknown>>;
+}
+
+export function parseModelConfig(text: string, file: string): ModelConfig {
+  let fields: unknown;
+  try {
+    fields = JSON.parse(text);
+  } catch (cause) {
+    throw new LayercastError("checkpoint_invalid", `${file} is not JSON: ${String(cause)}.`, { file }, cause);
+  }
+  if (!isRecord(fields)) throw new LayercastError("checkpoint_invalid", `${file} is not a JSON object.`, { file });
+  const config = { file, architecture: null, modelType: null, fields };
+  return { ...config, architecture: readArchitecture(config), modelType: readText(config, "model_type") };
+}
+
+function readArchitecture(config: ModelConfig): string | null {
+  const architectures = field(config, "architectures") ?? [];
+  if (!Array.isArray(architectures)) throw wrongField(config, "architectures", "a list of names");
+  const first: unknown = architectures[0] ?? null;
+  if (first !== null && typeof first !== "string") throw wrongField(config, "architectures", "a list of names");
+  return first;
+}
+
+function readText(config: ModelConfig, name: string): string | null {
+  const value = field(config, name) ?? null;
+  if (value !== null && typeof value !== "string") throw wrongField(config, name, "a string");
+  return value;
+}
+
+/** A size: a whole number from 1 to 2^31 - 1. `fallback` is for a field that is absent or null; without one it is required. */
+export function readSize(config: ModelConfig, name: string, fallback?: number): number {
+  const value = field(config, name) ?? fallback;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 1 || value > MAX_SIZE)
+    throw wrongField(config, name, `a whole number from 1 to ${MAX_SIZE}`);
+  return value;
+}
+
+export function readFlag(config: ModelConfig, name: string, fallback: boolean): boolean {
+  const value = field(config, name) ?? fallback;
+  if (typeof value !== "boolean") throw wrongField(config, name, "true or false");
+  return value;
+}
+
+function field(config: ModelConfig, name: string): unknown {
+  return Object.hasOwn(config.fields, name) ? config.fields[name] : undefined;
+}
+
+function wrongField(config: ModelConfig, name: string, expected: string): LayercastError {
+  const value = field(config, name);
+  const found = value === undefined ? "missing" : quoted(JSON.stringify(value));
+  return new LayercastError(
+    "checkpoint_invalid",
+    `${config.file} must give ${name} as ${expected}; it is ${found}. Correct the file.`,
+    { file: config.file, field: name },
+  );
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+const MAX_SIZE = 2 ** 31 - 1;

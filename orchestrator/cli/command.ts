@@ -1,0 +1,91 @@
+// What the commands share: the options of those that speak HTTP, how an option's text is read, and how a command ends.
+
+import { type Command, InvalidArgumentError } from "commander";
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import type { ReloadView } from "../contract/reload.js";
+import { followReload, screenOf } from "./follow.js";
+import { reloadLines, reloadSentence } from "./format.js";
+import { type Client, createClient, DEFAULT_URL, readToken } from "./http-client.js";
+import type { Terminal } from "./terminal.js";
+
+/** What every command gets; it sets the exit code, the program ends when nothing is left to do. */
+export interface CommandContext {
+  readonly terminal: Terminal;
+  exitCode: number;
+}
+
+export const EXIT = { ok: 0, failed: 1, usage: 2 } as const;
+
+export interface HttpOptions {
+  url?: string;
+  json?: boolean;
+}
+
+export function addHttpOptions(command: Command): Command {
+  return command
+    .option("--url <url>", `the orchestrator (default: LAYERCAST_URL, else ${DEFAULT_URL})`)
+    .option("--json", "print JSON for machines");
+}
+
+export function clientOf(options: HttpOptions, { env }: Terminal): Client {
+  const url = options.url ?? (env.LAYERCAST_URL === "" ? undefined : env.LAYERCAST_URL) ?? DEFAULT_URL;
+  return createClient(url, readToken(env));
+}
+
+/** JSON when asked for, lines for people otherwise. */
+export function printAnswer(terminal: Terminal, options: HttpOptions, answer: unknown, lines: () => string[]): void {
+  if (options.json === true) terminal.out(JSON.stringify(answer, null, 2));
+  else for (const line of lines()) terminal.out(line);
+}
+
+/** Waits for the reload's end when asked to, prints how it stands, and makes the exit code of it. */
+export async function finishReload(
+  context: CommandContext,
+  client: Client,
+  reload: ReloadView,
+  options: HttpOptions & { wait: boolean },
+): Promise<void> {
+  const { terminal } = context;
+  if (!options.wait) return printAnswer(terminal, options, reload, () => [reloadSentence(reload), followHint(reload)]);
+  const screen = options.json === true ? { show: () => undefined, close: () => undefined } : screenOf(terminal);
+  const interrupted = new AbortController();
+  const onInterrupt = () => interrupted.abort();
+  process.once("SIGINT", onInterrupt);
+  try {
+    const final = await followReload(client, reload, screen, { signal: interrupted.signal });
+    printAnswer(terminal, options, final, () => reloadLines(final));
+    if (final.state !== "committed") context.exitCode = EXIT.failed;
+  } catch (error) {
+    if (!interrupted.signal.aborted) throw error;
+    terminal.err(`The reload goes on. ${followHint(reload)}`);
+    context.exitCode = EXIT.failed;
+  } finally {
+    process.removeListener("SIGINT", onInterrupt);
+  }
+}
+
+const followHint = (reload: ReloadView) =>
+  `Follow it with \`layercast watch ${reload.reload_id}\`, stop it with \`layercast cancel ${reload.reload_id}\``;
+
+/** A directory as this shell sees it -> the URI that the orchestrator reads; a URI stays as it is. */
+export function sourceUri(source: string): string {
+  return source.startsWith("file://") ? source : pathToFileURL(resolve(source)).href;
+}
+
+export function integerFrom(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^-?\d+$/.test(text) && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+  };
+}
+
+const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const;
+
+/** "1500ms", "30s", "10m", "1h" -> milliseconds. */
+export function parseDurationMs(text: string): number {
+  const [, digits, unit] = /^(\d+)(ms|s|m|h)$/.exec(text) ?? [];
+  if (digits !== undefined && unit !== undefined) return Number(digits) * UNIT_MS[unit as keyof typeof UNIT_MS];
+  throw new InvalidArgumentError("It must be a whole number with its unit ms, s, m or h, such as 10m.");
+}

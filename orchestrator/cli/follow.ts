@@ -1,0 +1,111 @@
+// A reload's id -> its final record, showing progress on the way. Driven by the event stream; a stream that breaks is taken
+// up again after the last event seen, so an orchestrator may restart meanwhile.
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { LayercastError } from "../contract/errors.js";
+import { type ReloadView, TERMINAL_STATES } from "../contract/reload.js";
+import type { Client } from "./http-client.js";
+import { changeLines, type Progress, progressLines, startProgress, withEvent, withReload } from "./progress.js";
+import type { Terminal } from "./terminal.js";
+
+export interface Screen {
+  show(before: Progress, after: Progress): void;
+  /** Leaves what is drawn where it stands. */
+  close(): void;
+}
+
+export interface FollowOptions {
+  signal: AbortSignal;
+  /** How long nobody may answer before following is given up; the reload goes on either way. */
+  patienceMs?: number;
+}
+
+const FIRST_RETRY_MS = 100;
+const MAX_RETRY_MS = 2_000;
+
+export async function followReload(
+  client: Client,
+  reload: ReloadView,
+  screen: Screen,
+  options: FollowOptions,
+): Promise<ReloadView> {
+  let progress = startProgress(reload);
+  const update = (next: Progress) => {
+    screen.show(progress, next);
+    progress = next;
+  };
+  const refresh = async () => update(withReload(progress, await client.reload(reload.reload_id)));
+  let lastEventId: string | null = null;
+  let silentSince: number | null = null;
+  let retryMs = FIRST_RETRY_MS;
+  screen.show(progress, progress);
+  try {
+    while (true) {
+      try {
+        await refresh();
+        silentSince = null;
+        if (isOver(progress)) return progress.reload;
+        for await (const event of client.events(reload.reload_id, lastEventId, options.signal)) {
+          lastEventId = event.id;
+          retryMs = FIRST_RETRY_MS;
+          update(withEvent(progress, event.name, event.payload));
+          if (event.name === "state") await refresh();
+          if (isOver(progress)) return progress.reload;
+        }
+      } catch (error) {
+        options.signal.throwIfAborted();
+        if (!(error instanceof LayercastError && error.retryable)) throw error;
+        silentSince ??= performance.now();
+        if (performance.now() - silentSince > (options.patienceMs ?? 60_000)) throw lostSight(reload.reload_id, error);
+      }
+      await sleep(retryMs, null, { signal: options.signal });
+      retryMs = Math.min(retryMs * 2, MAX_RETRY_MS);
+    }
+  } finally {
+    screen.close();
+  }
+}
+
+const isOver = (progress: Progress) => TERMINAL_STATES.includes(progress.reload.state);
+
+function lostSight(id: string, error: LayercastError): LayercastError {
+  const next = `The reload may still be going on: follow it with \`layercast watch ${id}\``;
+  return new LayercastError(error.code, `${error.message}. ${next}`, error.details, error);
+}
+
+export function screenOf(terminal: Terminal): Screen {
+  return terminal.interactive ? liveScreen(terminal) : { show: lineByLine(terminal), close: () => undefined };
+}
+
+function lineByLine(terminal: Terminal): Screen["show"] {
+  return (before, after) => {
+    for (const line of changeLines(before, after)) terminal.out(line);
+  };
+}
+
+const REDRAW_MS = 100;
+
+/** Redraws in place, so that the time goes on between two events. */
+function liveScreen(terminal: Terminal): Screen {
+  const startedAt = performance.now();
+  let drawn = 0;
+  let latest: Progress | null = null;
+  const redraw = () => {
+    if (latest === null) return;
+    const lines = progressLines(latest, performance.now() - startedAt, terminal.columns(), terminal.rows());
+    const up = drawn === 0 ? "" : `\x1b[${drawn}A`;
+    terminal.draw(`${up}\r\x1b[J${lines.join("\n")}\n`);
+    drawn = lines.length;
+  };
+  const timer = setInterval(redraw, REDRAW_MS);
+  return {
+    show: (_before, after) => {
+      latest = after;
+      redraw();
+    },
+    close: () => {
+      clearInterval(timer);
+      redraw();
+    },
+  };
+}

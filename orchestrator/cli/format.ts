@@ -1,0 +1,167 @@
+// Values -> words and tables for people.
+
+import type { FleetView, PlanView, RankProgress, ReloadView } from "../contract/reload.js";
+
+export function formatMs(ms: number | null): string {
+  if (ms === null) return "-";
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  if (ms < 120_000) return `${(ms / 1_000).toFixed(2)} s`;
+  return `${(ms / 60_000).toFixed(1)} min`;
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1_000 && unit < units.length - 1) {
+    value /= 1_000;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** Columns as wide as their widest cell; a column whose header begins with ">" is set flush right. */
+export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const titles = header.map((title) => title.replace(/^>/, ""));
+  const widths = titles.map((title, at) => Math.max(title.length, ...rows.map((row) => row[at]?.length ?? 0)));
+  const line = (cells: readonly string[]) =>
+    widths
+      .map((width, at) =>
+        header[at]?.startsWith(">") ? (cells[at] ?? "").padStart(width) : (cells[at] ?? "").padEnd(width),
+      )
+      .join("  ")
+      .trimEnd();
+  return [line(titles), ...rows.map(line)];
+}
+
+/** "rank 1", or "rank 0/1" where there is more than one replica. */
+export function rankName(rank: { replica: number; rank: number }, replicas: number): string {
+  return replicas > 1 ? `rank ${rank.replica}/${rank.rank}` : `rank ${rank.rank}`;
+}
+
+export function replicaCount(ranks: readonly { replica: number }[]): number {
+  return Math.max(0, ...ranks.map((rank) => rank.replica)) + 1;
+}
+
+/** How it ended, or where it is, in one line. */
+export function reloadSentence(reload: ReloadView): string {
+  const what = `${reload.kind} ${reload.reload_id} (weight version ${reload.weight_version}, fleet ${reload.fleet})`;
+  const { timing_ms: timing } = reload;
+  if (reload.state === "committed") {
+    const stopped = reload.engine_stopped_ms === null ? "" : `, engines stopped ${formatMs(reload.engine_stopped_ms)}`;
+    return `committed: ${what} in ${formatMs(timing.total)}${stopped}`;
+  }
+  if (reload.error !== null) return `${reload.state}: ${what}: ${reload.error.code}: ${reload.error.message}`;
+  if (reload.superseded_by !== null) return `superseded: ${what} by ${reload.superseded_by}`;
+  const reason = reload.pending_reason === null ? "" : `, waits: ${reload.pending_reason}`;
+  return `${reload.state}: ${what}${reason}`;
+}
+
+export function reloadLines(reload: ReloadView): string[] {
+  const replicas = replicaCount(reload.ranks);
+  return [
+    reloadSentence(reload),
+    ...reload.warnings.map((warning) => `warning: ${warning.code}: ${warning.message}`),
+    ...formatTable(PHASE_HEADER, [phaseRow(reload)]),
+    ...(reload.ranks.length === 0
+      ? []
+      : formatTable(
+          RANK_HEADER,
+          reload.ranks.map((rank) => rankRow(rank, replicas)),
+        )),
+  ];
+}
+
+const RANK_HEADER = [
+  "rank",
+  "state",
+  ">layers",
+  ">read",
+  ">written",
+  ">read ms",
+  ">place",
+  ">quantize",
+  ">write",
+  ">swap",
+];
+
+function rankRow(rank: RankProgress, replicas: number): string[] {
+  const times = [rank.read_ms, rank.place_ms, rank.quantize_ms, rank.write_ms, rank.swap_ms].map((ms) => ms.toFixed(1));
+  const bytes = [formatBytes(rank.bytes_read), formatBytes(rank.bytes_written)];
+  return [rankName(rank, replicas), rank.state, String(rank.layers_done), ...bytes, ...times];
+}
+
+const PHASE_HEADER = ["weights", "recipe", ">queued", ">plan", ">load", ">finalize", ">commit", ">total", ">stopped"];
+
+function phaseRow(reload: ReloadView): string[] {
+  const { queued, plan, load, finalize, commit, total } = reload.timing_ms;
+  const times = [queued, plan, load, finalize, commit, total, reload.engine_stopped_ms].map(formatMs);
+  const name = reload.kind === "rollback" ? `back to ${reload.weight_version}` : reload.weight_version;
+  return [name, reload.recipe, ...times];
+}
+
+/** A table of where the time went, a row a reload. */
+export function phaseTable(reloads: readonly ReloadView[]): string[] {
+  return formatTable(PHASE_HEADER, reloads.map(phaseRow));
+}
+
+export function reloadTable(reloads: readonly ReloadView[]): string[] {
+  const rows = reloads.map((reload) => [
+    reload.reload_id,
+    reload.fleet,
+    reload.kind,
+    reload.weight_version,
+    reload.state,
+    `${reload.progress.layers_done}/${reload.progress.layers_total}`,
+    formatMs(reload.timing_ms.total),
+    reload.error?.code ?? reload.pending_reason ?? "",
+  ]);
+  return formatTable(["reload", "fleet", "kind", "weights", "state", ">layers", ">total", "why"], rows);
+}
+
+export function fleetLines(fleet: FleetView): string[] {
+  const routable = fleet.routable ? "routable" : `not routable: ${fleet.not_routable_reason ?? "no reason given"}`;
+  const back = fleet.can_roll_back ? `, can roll back to ${fleet.rollback_version ?? "-"}` : "";
+  const rows = fleet.ranks.map((rank) => [
+    rankName(rank, fleet.replicas),
+    rank.device,
+    rank.host,
+    String(rank.pid),
+    rank.alive ? (rank.ready ? "ready" : "alive") : "lost",
+    rank.weight_version ?? "-",
+    rank.arena_state,
+    String(rank.arena_generation ?? "-"),
+    rank.undo_weight_version ?? "-",
+  ]);
+  return [
+    `fleet ${fleet.fleet}: ${fleet.replicas} x ${fleet.tensor_parallel_size} ranks, weight version ` +
+      `${fleet.weight_version ?? "none"} (epoch ${fleet.epoch}), ${routable}${back}`,
+    ...formatTable(["rank", "device", "host", ">pid", "state", "weights", "arena", ">generation", "undo"], rows),
+  ];
+}
+
+export function planLines(plan: PlanView): string[] {
+  const layers = plan.layers.map((layer) => [
+    layer.name,
+    String(layer.job),
+    String(layer.kernel_tensors),
+    formatBytes(layer.read_bytes),
+    formatBytes(layer.held_bytes),
+  ]);
+  const ranks = plan.ranks.map((rank) => [
+    `rank ${rank.rank}`,
+    formatBytes(rank.read_bytes),
+    formatBytes(rank.held_bytes),
+    formatBytes(rank.arena_bytes),
+    formatBytes(rank.peak_memory_bytes),
+  ]);
+  return [
+    `${plan.model_type}, tensor-parallel size ${plan.tensor_parallel_size}, recipe ${plan.recipe}: ` +
+      `${plan.layers.length} layers in ${plan.jobs_per_rank} jobs a rank`,
+    `layout ${plan.layout_digest}`,
+    ...formatTable(["layer", ">job", ">kernel tensors", ">read", ">held"], layers),
+    ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory"], ranks),
+    ...plan.skipped.map((tensor) => `skipped: ${tensor.name} (${tensor.reason})`),
+  ];
+}

@@ -1,0 +1,142 @@
+// The orchestrator's REST API as functions: the only place of the CLI that speaks HTTP. An answer that is not 2xx becomes
+// the LayercastError that it describes.
+
+import { readFileSync } from "node:fs";
+import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
+import type { ExportView, FleetView, PlanRequest, PlanView, ReloadView, RollbackRequest } from "../contract/reload.js";
+import { parseEventStream, type StreamEvent } from "./event-stream.js";
+
+/** A submit's body as a client writes it: what is left out, the orchestrator fills in. */
+export interface SubmitDraft {
+  source: { kind: "safetensors"; uri: string };
+  [field: string]: unknown;
+}
+
+export type PlanDraft = Pick<PlanRequest, "source"> & { [field: string]: unknown };
+
+export interface Client {
+  readonly url: string;
+  submit(body: SubmitDraft): Promise<ReloadView>;
+  dryRun(body: SubmitDraft): Promise<PlanView>;
+  plan(body: PlanDraft): Promise<PlanView>;
+  reload(id: string): Promise<ReloadView>;
+  reloads(fleet: string | null, limit: number): Promise<ReloadView[]>;
+  cancel(id: string): Promise<ReloadView>;
+  rollback(fleet: string, body: RollbackRequest): Promise<ReloadView>;
+  fleets(): Promise<FleetView[]>;
+  fleet(name: string): Promise<FleetView>;
+  exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
+  /** What came after the event `afterId` (null: from the start), until the orchestrator ends the stream. */
+  events(id: string, afterId: string | null, signal: AbortSignal): AsyncGenerator<StreamEvent>;
+  /** Whether an orchestrator answers and can work. */
+  ready(): Promise<boolean>;
+}
+
+export const DEFAULT_URL = "http://127.0.0.1:8600";
+
+export function createClient(url: string, token: string | null): Client {
+  const base = url.replace(/\/+$/, "");
+  const authorization: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
+
+  const request = async (method: string, path: string, body?: unknown, init: RequestInit = {}): Promise<Response> => {
+    const headers: Record<string, string> = { ...authorization, ...(init.headers as Record<string, string>) };
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const sent = { ...init, method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
+    const response = await fetch(base + path, sent).catch((error: unknown) => {
+      throw unreachable(base, error);
+    });
+    if (!response.ok) throw await problemOf(response, `${method} ${base}${path}`);
+    return response;
+  };
+  const ask = async <Answer>(method: string, path: string, body?: unknown): Promise<Answer> => {
+    const response = await request(method, path, body);
+    return (await readJson(response, `${method} ${base}${path}`)) as Answer;
+  };
+
+  return {
+    url: base,
+    submit: (body) => ask("POST", "/v1/reloads", body),
+    dryRun: (body) => ask("POST", "/v1/reloads", { ...body, dry_run: true }),
+    plan: (body) => ask("POST", "/v1/plans", body),
+    reload: (id) => ask("GET", `/v1/reloads/${encodeURIComponent(id)}`),
+    reloads: async (fleet, limit) => {
+      const query = new URLSearchParams({ limit: String(limit), ...(fleet === null ? {} : { fleet }) });
+      return (await ask<{ reloads: ReloadView[] }>("GET", `/v1/reloads?${query}`)).reloads;
+    },
+    cancel: (id) => ask("POST", `/v1/reloads/${encodeURIComponent(id)}/cancel`),
+    rollback: (fleet, body) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/rollback`, body),
+    fleets: async () => (await ask<{ fleets: FleetView[] }>("GET", "/v1/fleets")).fleets,
+    fleet: (name) => ask("GET", `/v1/fleets/${encodeURIComponent(name)}`),
+    exportRank: (fleet, replica, rank) =>
+      ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/exports`, { replica, rank }),
+    events: async function* (id, afterId, signal) {
+      const headers = { accept: "text/event-stream", ...(afterId === null ? {} : { "last-event-id": afterId }) };
+      const path = `/v1/reloads/${encodeURIComponent(id)}/events`;
+      const response = await request("GET", path, undefined, { headers, signal });
+      try {
+        if (response.body !== null) yield* parseEventStream(response.body);
+      } catch (error) {
+        throw signal.aborted ? error : unreachable(base, error);
+      }
+    },
+    ready: () => fetch(`${base}/readyz`, { headers: authorization }).then(answersWell, () => false),
+  };
+}
+
+async function answersWell(response: Response): Promise<boolean> {
+  await response.body?.cancel();
+  return response.ok;
+}
+
+/** LAYERCAST_TOKEN, or what the file LAYERCAST_TOKEN_FILE holds. */
+export function readToken(env: Readonly<Record<string, string | undefined>>): string | null {
+  if (env.LAYERCAST_TOKEN !== undefined && env.LAYERCAST_TOKEN !== "") return env.LAYERCAST_TOKEN;
+  const file = env.LAYERCAST_TOKEN_FILE;
+  return file === undefined || file === "" ? null : readFileSync(file, "utf8").trim();
+}
+
+/** Nobody answered: not an answer of the API, and worth another try. */
+export function isUnreachable(error: unknown): boolean {
+  return error instanceof LayercastError && error.details.unreachable === true;
+}
+
+export function unreachable(url: string, error: unknown): LayercastError {
+  const cause = error instanceof Error ? (error.cause ?? error) : error;
+  const reason = (cause as { code?: string }).code ?? (cause instanceof Error ? cause.message : String(cause));
+  return new LayercastError(
+    "io_error",
+    `No orchestrator answers at ${url} (${reason}): start one with \`layercast up\`, or name another with --url or LAYERCAST_URL`,
+    { url, unreachable: true },
+    error,
+  );
+}
+
+async function problemOf(response: Response, asked: string): Promise<LayercastError> {
+  const problem = (await readJson(response, asked)) as { code?: unknown; detail?: unknown; details?: unknown };
+  const details = typeof problem.details === "object" && problem.details !== null ? problem.details : {};
+  const sentence = typeof problem.detail === "string" ? problem.detail : `${asked} answered ${response.status}`;
+  if (isErrorCode(problem.code)) return new LayercastError(problem.code, sentence, { ...details });
+  return new LayercastError("internal", sentence, { ...details, code: problem.code, status: response.status });
+}
+
+function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === "string" && Object.hasOwn(ERRORS, code);
+}
+
+async function readJson(response: Response, asked: string): Promise<unknown> {
+  const text = await response.text().catch((error: unknown) => {
+    throw unreachable(new URL(response.url).origin, error);
+  });
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null) return value;
+  } catch {
+    // Said below.
+  }
+  throw new LayercastError(
+    "internal",
+    `${asked} answered ${response.status} with ${response.headers.get("content-type") ?? "no type"} instead of a JSON ` +
+      "object: is a Layercast orchestrator at that URL?",
+    { status: response.status },
+  );
+}

@@ -1,0 +1,30 @@
+// `layercast orchestrator`: its flags and the environment -> a configuration that it runs by until a signal ends it.
+
+import type { Command } from "commander";
+import { LayercastError } from "../contract/errors.js";
+import { type OrchestratorFlags, readConfig, SETTINGS } from "../config.js";
+import { type CommandContext, EXIT } from "./command.js";
+
+export function addOrchestrator(program: Command, context: CommandContext): void {
+  const command = program
+    .command("orchestrator")
+    .description("serve the REST API and drive reloads (REDIS_URL names the Redis)");
+  for (const { flag, description, env, default: value } of Object.values(SETTINGS)) {
+    const otherwise = value === null ? env : `${env}, else ${value}`;
+    if (flag !== null) command.option(flag, `${description} (default: ${otherwise})`);
+  }
+  command.action(async (flags: OrchestratorFlags) => {
+    const { runOrchestrator } = await import("../main.js");
+    await refusingWrongUse(context, async () => runOrchestrator(readConfig(flags, context.terminal.env)));
+  });
+}
+
+/** A setting that is wrong stays wrong: the exit code tells a supervisor not to start the process again. */
+export async function refusingWrongUse(context: CommandContext, run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    if (error instanceof LayercastError && error.code === "invalid_request") context.exitCode = EXIT.usage;
+    throw error;
+  }
+}

@@ -1,0 +1,46 @@
+// `layercast plan`: what a reload of a checkpoint would read, hold and skip; nothing is changed.
+
+import type { Command } from "commander";
+import {
+  addHttpOptions,
+  type CommandContext,
+  clientOf,
+  type HttpOptions,
+  integerFrom,
+  printAnswer,
+  sourceUri,
+} from "./command.js";
+import { planLines } from "./format.js";
+import { dtypeOption, given, layersPerJobOption, recipeOption } from "./submit.js";
+
+interface PlanOptions extends HttpOptions {
+  source: string;
+  tp?: number;
+  fleet?: string;
+  recipe?: string;
+  ignore?: string[];
+  dtype?: string;
+  layersPerJob?: number | "auto";
+}
+
+export function addPlan(program: Command, context: CommandContext): void {
+  const command = program
+    .command("plan")
+    .description("print the plan of a reload: layers, bytes, memory, skipped tensors")
+    .requiredOption("--source <directory>", "the checkpoint")
+    .option("--tp <number>", "tensor-parallel size", integerFrom(1, 1024))
+    .option("--fleet <name>", "take the tensor-parallel size from this fleet")
+    .addOption(recipeOption())
+    .option("--ignore <pattern...>", "checkpoint tensors that are not quantized")
+    .addOption(dtypeOption())
+    .addOption(layersPerJobOption());
+  addHttpOptions(command).action(async (options: PlanOptions) => {
+    const plan = await clientOf(options, context.terminal).plan({
+      source: { kind: "safetensors", uri: sourceUri(options.source) },
+      ...given<string | number>({ fleet: options.fleet, tensor_parallel_size: options.tp, dtype: options.dtype }),
+      recipe: given<string | string[]>({ scheme: options.recipe, ignore: options.ignore }),
+      policy: given({ layers_per_job: options.layersPerJob }),
+    });
+    printAnswer(context.terminal, options, plan, () => planLines(plan));
+  });
+}

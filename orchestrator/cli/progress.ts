@@ -1,0 +1,110 @@
+// A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
+
+import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
+import { formatBytes, formatMs, rankName, replicaCount } from "./format.js";
+
+export interface Progress {
+  reload: ReloadView;
+  state: ReloadStateName;
+  /** By "replica/rank". */
+  ranks: Map<string, RankProgress>;
+  /** Retries and warnings, newest last. */
+  notes: string[];
+}
+
+export function startProgress(reload: ReloadView): Progress {
+  const ranks = new Map(reload.ranks.map((rank) => [keyOf(rank), rank]));
+  return { reload, state: reload.state, ranks, notes: reload.warnings.map((one) => `${one.code}: ${one.message}`) };
+}
+
+/** The record was read again: it knows all that the stream has told so far. */
+export function withReload(progress: Progress, reload: ReloadView): Progress {
+  return { ...startProgress(reload), notes: progress.notes };
+}
+
+export function withEvent(progress: Progress, name: string, payload: unknown): Progress {
+  switch (name) {
+    case "state":
+      return { ...progress, state: (payload as ReloadEvents["state"]).state };
+    case "progress": {
+      const rank = payload as ReloadEvents["progress"];
+      return { ...progress, ranks: new Map(progress.ranks).set(keyOf(rank), rank) };
+    }
+    case "retry": {
+      const { error, layer, attempt, ...rank } = payload as ReloadEvents["retry"];
+      const where = `${nameIn(progress, rank)}, ${layer}`;
+      return {
+        ...progress,
+        notes: [...progress.notes, `try ${attempt} of ${where} failed: ${error.code}: ${error.message}`],
+      };
+    }
+    case "warning": {
+      const { code, message } = payload as ReloadEvents["warning"];
+      return { ...progress, notes: [...progress.notes, `${code}: ${message}`] };
+    }
+    default:
+      return progress; // an event that a newer orchestrator sends
+  }
+}
+
+const keyOf = (rank: { replica: number; rank: number }) => `${rank.replica}/${rank.rank}`;
+
+function nameIn(progress: Progress, rank: { replica: number; rank: number }): string {
+  return rankName(rank, replicaCount([rank, ...progress.ranks.values()]));
+}
+
+const MAX_BAR_COLUMNS = 40;
+const SHOWN_NOTES = 3;
+
+/** Lines besides the bars: title, reason, the count of ranks left out, notes, and the line that the cursor stands on. */
+const OTHER_ROWS = 4 + SHOWN_NOTES;
+
+/** What stands on the terminal now: a title, a bar a rank, the last notes; it fits into `columns` and `rows`. */
+export function progressLines(progress: Progress, elapsedMs: number, columns: number, rows: number): string[] {
+  const { reload } = progress;
+  const ranks = [...progress.ranks.values()].sort((a, b) => a.replica - b.replica || a.rank - b.rank);
+  const replicas = replicaCount(ranks);
+  const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(elapsedMs)}`;
+  const waits = reload.pending_reason === null ? [] : [`  waits: ${reload.pending_reason}`];
+  const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS));
+  const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank, replicas), columns));
+  const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
+  const more = shown.length < ranks.length ? [`  and ${ranks.length - shown.length} ranks more`] : [];
+  return [title, ...waits, ...bars, ...more, ...notes].map((line) => cut(line, columns));
+}
+
+function rankLine(rank: RankProgress, layers: number, name: string, columns: number): string {
+  const done = Math.min(rank.layers_done, layers);
+  const count = `${String(done).padStart(String(layers).length)}/${layers}`;
+  const tail = `${count}  ${rank.state.padEnd(10)} ${formatBytes(rank.bytes_read)} read`;
+  const width = Math.max(5, Math.min(MAX_BAR_COLUMNS, columns - name.length - tail.length - 6));
+  return `  ${name}  ${bar(layers === 0 ? 0 : done / layers, width)}  ${tail}`;
+}
+
+export function bar(fraction: number, width: number): string {
+  const full = Math.floor(fraction * width);
+  return "█".repeat(full) + "░".repeat(width - full);
+}
+
+/** Layers of one rank: the plan's, as soon as there is a plan. */
+function layersOf(reload: ReloadView, ranks: number): number {
+  if (reload.layers.length > 0) return reload.layers.length;
+  return ranks === 0 ? 0 : Math.round(reload.progress.layers_total / ranks);
+}
+
+const cut = (line: string, columns: number) =>
+  line.length > columns ? `${line.slice(0, Math.max(0, columns - 1))}…` : line;
+
+/** What changed from one to the next, as lines for a log. */
+export function changeLines(before: Progress, after: Progress): string[] {
+  const lines: string[] = [];
+  if (after.state !== before.state) {
+    const reason = after.reload.pending_reason === null ? "" : ` (waits: ${after.reload.pending_reason})`;
+    lines.push(`${after.reload.reload_id} ${after.state}${reason}`);
+  }
+  for (const [key, rank] of after.ranks) {
+    if (before.ranks.get(key)?.state === rank.state) continue;
+    lines.push(`${after.reload.reload_id} ${nameIn(after, rank)} ${rank.state}, ${rank.layers_done} layers done`);
+  }
+  return [...lines, ...after.notes.slice(before.notes.length).map((note) => `${after.reload.reload_id} ${note}`)];
+}

@@ -1,0 +1,50 @@
+// `layercast worker`: one rank of one replica on one device, until a signal ends it.
+
+import type { Command } from "commander";
+import { resolve } from "node:path";
+import { LayercastError } from "../contract/errors.js";
+import { type CommandContext, integerFrom } from "./command.js";
+import { refusingWrongUse } from "./orchestrator.js";
+
+export interface WorkerCommandOptions {
+  fleet: string;
+  replica: number;
+  replicas: number;
+  rank: number;
+  tp: number;
+  device: string;
+  runDir: string;
+}
+
+export const DEFAULT_RUN_DIR = ".layercast";
+
+export function addWorker(program: Command, context: CommandContext): void {
+  const number = integerFrom(0, 1_000_000);
+  const size = integerFrom(1, 1_000_000);
+  program
+    .command("worker")
+    .description("hold one rank's kernel tensors and load them (REDIS_URL names the Redis)")
+    .option("--fleet <name>", "the fleet", "default")
+    .option("--replica <number>", "which replica of the fleet", number, 0)
+    .option("--replicas <number>", "how many replicas the fleet has", size, 1)
+    .requiredOption("--rank <number>", "which rank of the replica", number)
+    .requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica", size)
+    .option("--device <device>", "cpu", "cpu")
+    .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
+    .action(async (options: WorkerCommandOptions) => {
+      const { runWorker } = await import("../../worker/main.js");
+      await refusingWrongUse(context, async () => {
+        const redisUrl = requireRedisUrl(context.terminal.env);
+        await runWorker({ ...options, runDir: resolve(options.runDir), redisUrl });
+      });
+    });
+}
+
+function requireRedisUrl(env: Readonly<Record<string, string | undefined>>): string {
+  const url = env.REDIS_URL;
+  if (url !== undefined && url !== "") return url;
+  throw new LayercastError(
+    "invalid_request",
+    "REDIS_URL is not set: give a worker the orchestrator's Redis, or start both with `layercast up`",
+  );
+}

@@ -1,0 +1,188 @@
+// Flags and environment variables of `layercast orchestrator` -> one frozen configuration. Every setting stands here once,
+// with its flag, variable, default and check; a flag wins over a variable, an empty variable counts as not set.
+// What carries a secret (REDIS_URL, the token) has no flag: a flag can be read in the machine's process list.
+
+import { readFileSync } from "node:fs";
+import { BlockList, isIP } from "node:net";
+import { resolve } from "node:path";
+import { LayercastError } from "./contract/errors.js";
+
+export interface OrchestratorConfig {
+  readonly host: string;
+  /** 0: any free port. */
+  readonly port: number;
+  readonly redisUrl: string;
+  /** Absolute directories that a source may lie under. */
+  readonly sourceRoots: readonly string[];
+  /** null: the API is open to whoever reaches it, which is why `host` must then be a loopback address. */
+  readonly token: string | null;
+  readonly logLevel: LogLevel;
+}
+
+export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+interface Setting {
+  /** As the command line's parser takes it; null: environment only. */
+  readonly flag: string | null;
+  readonly env: string;
+  readonly default: string | null;
+  readonly description: string;
+}
+
+export const SETTINGS = {
+  host: {
+    flag: "--host <address>",
+    env: "LAYERCAST_HOST",
+    default: "127.0.0.1",
+    description: "address to listen on; other than loopback only with a token",
+  },
+  port: {
+    flag: "--port <number>",
+    env: "LAYERCAST_PORT",
+    default: "8600",
+    description: "port to listen on; 0: any free",
+  },
+  sourceRoot: {
+    flag: "--source-root <directory...>",
+    env: "LAYERCAST_SOURCE_ROOTS",
+    default: null,
+    description: "directory that checkpoints may lie under; repeatable, in the variable separated by ':'",
+  },
+  tokenFile: {
+    flag: "--token-file <file>",
+    env: "LAYERCAST_TOKEN_FILE",
+    default: null,
+    description: "file that holds the bearer token callers must send",
+  },
+  logLevel: {
+    flag: "--log-level <level>",
+    env: "LAYERCAST_LOG_LEVEL",
+    default: "info",
+    description: `one of ${LOG_LEVELS.join(", ")}`,
+  },
+  token: { flag: null, env: "LAYERCAST_TOKEN", default: null, description: "the bearer token itself" },
+  redisUrl: {
+    flag: null,
+    env: "REDIS_URL",
+    default: null,
+    description: "redis://, rediss:// or unix:/path/to.sock; required",
+  },
+} as const satisfies Record<string, Setting>;
+
+/** What the command line gave, by setting. */
+export interface OrchestratorFlags {
+  host?: string;
+  port?: string;
+  sourceRoot?: string | string[];
+  tokenFile?: string;
+  logLevel?: string;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+export function readConfig(flags: OrchestratorFlags, env: Environment): OrchestratorConfig {
+  const given = (name: "host" | "port" | "tokenFile" | "logLevel") =>
+    flags[name] ?? fromEnv(env, SETTINGS[name].env) ?? SETTINGS[name].default;
+
+  const host = given("host") ?? SETTINGS.host.default;
+  const token = readToken(fromEnv(env, SETTINGS.token.env), given("tokenFile"));
+  refuseOpenBind(host, token);
+  return Object.freeze({
+    host,
+    port: checkPort(given("port") ?? SETTINGS.port.default),
+    redisUrl: checkRedisUrl(fromEnv(env, SETTINGS.redisUrl.env)),
+    sourceRoots: Object.freeze(readSourceRoots(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env))),
+    token,
+    logLevel: checkLogLevel(given("logLevel") ?? SETTINGS.logLevel.default),
+  });
+}
+
+/** Whether only this machine can reach the address. */
+export function isLoopback(host: string): boolean {
+  const address = host.replace(/^\[|\]$/g, "");
+  if (address === "localhost") return true;
+  const version = isIP(address);
+  return version !== 0 && LOOPBACK.check(address, version === 6 ? "ipv6" : "ipv4");
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
+LOOPBACK.addAddress("::1", "ipv6");
+
+function fromEnv(env: Environment, name: string): string | undefined {
+  const value = env[name]?.trim();
+  return value === "" ? undefined : value;
+}
+
+function refuseOpenBind(host: string, token: string | null): void {
+  if (token !== null || isLoopback(host)) return;
+  throw new LayercastError(
+    "invalid_request",
+    `refusing to listen on ${host} without a token: whoever reaches it could replace the fleet's weights. ` +
+      `Set ${SETTINGS.token.env} or --token-file, or listen on 127.0.0.1`,
+    { host },
+  );
+}
+
+function checkPort(text: string): number {
+  const port = Number(text);
+  if (/^\d{1,5}$/.test(text) && port <= 65_535) return port;
+  throw new LayercastError("invalid_request", `the port is '${text}': give a whole number from 0 to 65535`, {
+    port: text,
+  });
+}
+
+function checkRedisUrl(url: string | undefined): string {
+  if (url === undefined) {
+    throw new LayercastError(
+      "invalid_request",
+      `${SETTINGS.redisUrl.env} is not set: set it to redis://HOST:PORT or unix:/path/to.sock, ` +
+        "or run `layercast up`, which starts a Redis of its own",
+    );
+  }
+  // The value may hold a password, so no message repeats it.
+  if (/^(redis|rediss):\/\/./.test(url) || /^unix:\/./.test(url)) return url;
+  throw new LayercastError(
+    "invalid_request",
+    `${SETTINGS.redisUrl.env} must begin with redis://, rediss:// or unix:/ and name a server`,
+  );
+}
+
+function readSourceRoots(flag: string | string[] | undefined, variable: string | undefined): string[] {
+  const roots = flag === undefined ? (variable?.split(":") ?? []) : [flag].flat();
+  return roots.filter((root) => root !== "").map((root) => resolve(root));
+}
+
+function checkLogLevel(level: string): LogLevel {
+  const known = LOG_LEVELS.find((name) => name === level);
+  if (known !== undefined) return known;
+  throw new LayercastError("invalid_request", `the log level is '${level}': give one of ${LOG_LEVELS.join(", ")}`);
+}
+
+function readToken(variable: string | undefined, file: string | null): string | null {
+  if (variable !== undefined && file !== null) {
+    throw new LayercastError(
+      "invalid_request",
+      `both ${SETTINGS.token.env} and a token file are given: give one of them`,
+    );
+  }
+  const token = file === null ? (variable ?? null) : readTokenFile(file);
+  if (token === null || TOKEN.test(token)) return token;
+  throw new LayercastError(
+    "invalid_request",
+    "the token must be one or more of A-Z a-z 0-9 - . _ ~ + / with '=' only at its end, as an Authorization header carries it",
+  );
+}
+
+/** RFC 6750's b68token. */
+const TOKEN = /^[A-Za-z0-9._~+/-]+=*$/;
+
+function readTokenFile(file: string): string {
+  try {
+    return readFileSync(file, "utf8").trim();
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new LayercastError("invalid_request", `the token file cannot be read: ${reason}`, { file }, error);
+  }
+}

@@ -1,0 +1,58 @@
+// pino as JSON lines on stdout, with every secret taken out of the finished line: header fields by name, and passwords and
+// tokens wherever they stand (a Redis URL in a message, a command's arguments in an error). A line about one reload, rank
+// or layer carries those as fields: `log.child({ reload, rank, layer })`.
+
+import { type DestinationStream, type Logger, pino } from "pino";
+import type { LogLevel } from "./config.js";
+
+export interface LogOptions {
+  logLevel: LogLevel;
+  redisUrl: string | null;
+  token: string | null;
+}
+
+const HIDDEN = "[hidden]";
+
+export function createLog(options: LogOptions, destination: DestinationStream = pino.destination(1)): Logger {
+  const secrets = [options.token, redisPassword(options.redisUrl)].filter((secret) => secret !== null);
+  return pino(
+    {
+      name: "orchestrator",
+      level: options.logLevel,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      redact: { paths: SECRET_PATHS, censor: HIDDEN },
+      hooks: { streamWrite: (line) => hideSecrets(line, secrets) },
+    },
+    destination,
+  );
+}
+
+const SECRET_PATHS = [
+  "authorization",
+  "token",
+  "password",
+  "headers.authorization",
+  "headers.cookie",
+  "*.headers.authorization",
+  "*.headers.cookie",
+  "*.token",
+  "*.password",
+  "err.command.args",
+];
+
+function hideSecrets(line: string, secrets: readonly string[]): string {
+  const shown = line
+    .replace(/(rediss?:\/\/[^:@/\s"]*:)[^@\s"]+@/g, `$1${HIDDEN}@`)
+    .replace(/(Bearer\s+)[A-Za-z0-9._~+/-]+=*/gi, `$1${HIDDEN}`);
+  return secrets.reduce((text, secret) => text.replaceAll(JSON.stringify(secret).slice(1, -1), HIDDEN), shown);
+}
+
+/** A password so short that it is part of ordinary words would blank out half the log; the URL rule still hides it. */
+const SHORTEST_SECRET = 6;
+
+function redisPassword(url: string | null): string | null {
+  const encoded = url === null ? undefined : /^rediss?:\/\/[^:@/]*:([^@]+)@/.exec(url)?.[1];
+  if (encoded === undefined) return null;
+  const password = decodeURIComponent(encoded);
+  return password.length < SHORTEST_SECRET ? null : password;
+}

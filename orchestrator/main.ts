@@ -1,0 +1,70 @@
+// The orchestrator process: config -> log -> Redis -> server -> listen, and the same backwards on SIGTERM or SIGINT.
+
+import type { Logger } from "pino";
+import type { OrchestratorConfig } from "./config.js";
+import { createLog } from "./log.js";
+import { createMetrics, type Metrics } from "./metrics.js";
+import { openReloads } from "./reloads/open-reloads.js";
+import { buildServer } from "./server.js";
+
+/** Long polls and event streams end at once; what is left then is a request that Redis keeps waiting. */
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** Resolves once it listens; the process ends on a signal. */
+export async function runOrchestrator(config: OrchestratorConfig): Promise<void> {
+  const log = createLog(config);
+  if (config.sourceRoots.length === 0) {
+    log.warn("no source root is configured (--source-root): every source will be refused");
+  }
+  const open: (() => Promise<void>)[] = [];
+  try {
+    const url = await start(config, log, open);
+    process.stdout.write(`layercast orchestrator listening on ${url}\n`);
+  } catch (error) {
+    await closeAll(open);
+    throw error;
+  }
+  closeOnSignal(log, open);
+}
+
+/** Each thing opened is put on `open`, so that what is there is closed even if the next one fails. */
+async function start(config: OrchestratorConfig, log: Logger, open: (() => Promise<void>)[]): Promise<string> {
+  let metrics: Metrics | null = null;
+  const { reloads, close } = await openReloads({
+    redisUrl: config.redisUrl,
+    sourceRoots: config.sourceRoots,
+    log,
+    onFinished: (reload) => metrics?.finished(reload),
+  });
+  open.push(close);
+  metrics = createMetrics(reloads.fleets);
+  const server = await buildServer({ reloads, log, metrics, token: config.token });
+  open.push(() => server.close());
+  return server.listen({ host: config.host, port: config.port });
+}
+
+async function closeAll(open: (() => Promise<void>)[]): Promise<void> {
+  for (const close of open.splice(0).reverse()) await close();
+}
+
+function closeOnSignal(log: Logger, open: (() => Promise<void>)[]): void {
+  let closing = false;
+  const onSignal = (signal: NodeJS.Signals) => {
+    // A second signal means that whoever sent the first will not wait.
+    if (closing) process.exit(1);
+    closing = true;
+    log.info({ signal }, "closing");
+    setTimeout(() => {
+      log.error({ timeoutMs: CLOSE_TIMEOUT_MS }, "closing took too long: leaving as things are");
+      process.exit(1);
+    }, CLOSE_TIMEOUT_MS).unref();
+    closeAll(open).then(
+      () => process.exit(0),
+      (error: unknown) => {
+        log.error({ err: error }, "closing failed");
+        process.exit(1);
+      },
+    );
+  };
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, onSignal);
+}

@@ -1,0 +1,16 @@
+// Qwen2 and Qwen2.5: as Llama; q, k and v have biases, of which the config does not speak, so the checkpoint decides.
+
+import { denseLayer } from "./decoder-parts.js";
+import type { Family } from "./family.js";
+
+export const qwen2: Family = {
+  architectures: ["Qwen2ForCausalLM"],
+  modelTypes: ["qwen2"],
+  tiedByDefault: false,
+  decoderLayer: (model, prefix) =>
+    denseLayer(model, prefix, {
+      attentionBias: "where_present",
+      mlpBias: "where_present",
+      headNorms: false,
+    }),
+};

@@ -1,0 +1,152 @@
+// BullMQ, kept in one place: the control queue that all orchestrators share, a queue for each incarnation of a rank, and
+// one flow a reload, `decide <- finalize[rank] <- layer[rank][i]`, whose parents wait for their children.
+
+import { type FlowJob, FlowProducer, Queue, QueueEvents, Worker } from "bullmq";
+import type { Redis } from "ioredis";
+import {
+  CONTROL_QUEUE,
+  type ControlJob,
+  controlJobId,
+  type ExportResult,
+  KEY_PREFIX,
+  type RankJob,
+  type RankKey,
+  type RetryPolicy,
+  rankJobId,
+  rankQueue,
+} from "../contract/jobs.js";
+import { backoffStrategy, throwingForTheQueue } from "./retry.js";
+
+/** What is to be done by one incarnation of a rank in a reload. */
+export interface RankWork {
+  rank: RankKey;
+  incarnation: string;
+  /** Layer indexes, one list a job; none when undo can be adopted. */
+  layerJobs: number[][];
+}
+
+export interface ReloadWork {
+  fleet: string;
+  reload: string;
+  epoch: number;
+  retry: RetryPolicy;
+  ranks: RankWork[];
+  /** The number of this enqueueing, part of all job ids. */
+  enqueueing: number;
+}
+
+export interface Queues {
+  addControl(job: ControlJob, enqueueing: number): Promise<void>;
+  /** The whole flow; or, when only some ranks must begin anew, their part of it without the `decide` at its top. */
+  addFlow(work: ReloadWork, withDecide: boolean): Promise<void>;
+  addSwaps(work: Omit<ReloadWork, "ranks" | "retry">, ranks: { rank: RankKey; incarnation: string }[]): Promise<void>;
+  runExport(job: RankJob & { kind: "export" }, timeoutMs: number): Promise<ExportResult>;
+  /** Takes control jobs until closed; `isLast` when the queue will not try again. */
+  consumeControl(handle: (job: ControlJob, isLast: boolean) => Promise<void>): Promise<void>;
+  removeQueue(name: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+const CONTROL_RETRY: RetryPolicy = { attempts: 8, backoffMs: 100 };
+/** Until the reload is decided or ended, whichever comes first: its deadline bounds this. */
+const PATIENT_RETRY: RetryPolicy = { attempts: 100_000, backoffMs: 50 };
+const KEPT = { removeOnComplete: { count: 200 }, removeOnFail: { count: 200 } } as const;
+const CONTROL_LOCK_MS = 5_000;
+const CONTROL_CONCURRENCY = 8;
+
+export function openQueues(connection: Redis, patientConnection: Redis, onError: (error: Error) => void): Queues {
+  const shared = { connection, prefix: KEY_PREFIX };
+  const control = new Queue<ControlJob>(CONTROL_QUEUE, shared);
+  const flows = new FlowProducer(shared);
+  const consumers: Worker[] = [];
+  control.on("error", onError);
+  flows.on("error", onError);
+
+  async function withQueue<Result>(name: string, use: (queue: Queue) => Promise<Result>): Promise<Result> {
+    const queue = new Queue(name, shared);
+    queue.on("error", onError);
+    try {
+      return await use(queue);
+    } finally {
+      await queue.close();
+    }
+  }
+
+  return {
+    async addControl(job, enqueueing) {
+      await control.add(job.kind, job, { jobId: controlJobId(job, enqueueing), ...retryOptions(CONTROL_RETRY) });
+    },
+    async addFlow(work, withDecide) {
+      const children = work.ranks.map((rank) => finalizeNode(work, rank));
+      if (withDecide) await flows.add(decideNode(work, children));
+      else await flows.addBulk(children);
+    },
+    async addSwaps({ fleet, reload, epoch, enqueueing }, ranks) {
+      const nodes = ranks.map(({ rank, incarnation }) =>
+        rankNode({ kind: "swap", fleet, reload, epoch, rank, incarnation, retry: PATIENT_RETRY }, enqueueing),
+      );
+      await flows.addBulk(nodes);
+    },
+    runExport: (job, timeoutMs) =>
+      withQueue(rankQueue(job.fleet, job.rank, job.incarnation), async (queue) => {
+        const events = new QueueEvents(queue.name, { connection: patientConnection, prefix: KEY_PREFIX });
+        events.on("error", onError);
+        try {
+          await events.waitUntilReady();
+          const added = await queue.add("export", job, { removeOnComplete: true, removeOnFail: true });
+          return (await added.waitUntilFinished(events, timeoutMs)) as ExportResult;
+        } finally {
+          await events.close();
+        }
+      }),
+    async consumeControl(handle) {
+      const worker = new Worker<ControlJob>(
+        CONTROL_QUEUE,
+        (job) => throwingForTheQueue(job, (isLast) => handle(job.data, isLast)),
+        {
+          connection: patientConnection,
+          prefix: KEY_PREFIX,
+          concurrency: CONTROL_CONCURRENCY,
+          lockDuration: CONTROL_LOCK_MS,
+          stalledInterval: CONTROL_LOCK_MS / 2,
+          maxStalledCount: 100,
+          settings: { backoffStrategy },
+        },
+      );
+      worker.on("error", onError);
+      consumers.push(worker);
+      await worker.waitUntilReady();
+    },
+    removeQueue: (name) => withQueue(name, (queue) => queue.obliterate({ force: true })),
+    async close() {
+      await Promise.all(consumers.map((worker) => worker.close()));
+      await Promise.all([control.close(), flows.close()]);
+    },
+  };
+}
+
+function decideNode(work: ReloadWork, children: FlowJob[]) {
+  const job: ControlJob = { kind: "decide", fleet: work.fleet, reload: work.reload, epoch: work.epoch };
+  const opts = { jobId: controlJobId(job, work.enqueueing), ...retryOptions(PATIENT_RETRY) };
+  return { name: job.kind, queueName: CONTROL_QUEUE, prefix: KEY_PREFIX, data: job, opts, children };
+}
+
+function finalizeNode(work: ReloadWork, { rank, incarnation, layerJobs }: RankWork): FlowJob {
+  const addressed = { fleet: work.fleet, reload: work.reload, epoch: work.epoch, rank, incarnation, retry: work.retry };
+  const children = layerJobs.map((layers) => rankNode({ ...addressed, kind: "layer", layers }, work.enqueueing));
+  return { ...rankNode({ ...addressed, kind: "finalize" }, work.enqueueing), children };
+}
+
+function rankNode(job: Exclude<RankJob, { kind: "export" }>, enqueueing: number): FlowJob {
+  return {
+    name: job.kind,
+    queueName: rankQueue(job.fleet, job.rank, job.incarnation),
+    prefix: KEY_PREFIX,
+    data: job,
+    opts: { jobId: rankJobId(job, enqueueing), failParentOnFailure: true, ...retryOptions(job.retry) },
+  };
+}
+
+function retryOptions(retry: RetryPolicy) {
+  return { attempts: retry.attempts, backoff: { type: "custom", delay: retry.backoffMs }, ...KEPT };
+}

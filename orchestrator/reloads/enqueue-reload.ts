@@ -1,0 +1,78 @@
+// Jobs for the ranks of an active reload: the flow of layer and finalize jobs, and the swaps after the decision. The
+// record says afterwards who was sent what; a crash in between sends the same job ids again, which the queue ignores.
+
+import { LayercastError } from "../contract/errors.js";
+import type { RankKey } from "../contract/jobs.js";
+import { faultPoint } from "../fault-point.js";
+import type { RankWork } from "../queue/queues.js";
+import type { ReloadDeps } from "./deps.js";
+import { loadPlan } from "./plan-store.js";
+import { nextStep } from "./protocol/advance.js";
+import { decide, markEnqueued, markSwapsSent } from "./protocol/reload-transitions.js";
+import { activeReload, type FleetState, type ReloadRecord } from "./protocol/state.js";
+import { readReload } from "./record-store.js";
+
+/** Sends layer and finalize jobs to the ranks whose current incarnation has none yet. */
+export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: string): Promise<void> {
+  const step = nextStep(state);
+  const record = activeReload(state);
+  if (step?.kind !== "enqueue" || record === null || step.reload !== reload) return;
+  const [{ layerJobs }, { request }] = await Promise.all([
+    loadPlan(deps.redis, reload),
+    readReload(deps.redis, reload),
+  ]);
+  const ranks = step.ranks.flatMap((key) => workOf(state, record, key, layerJobs));
+  const retry = { attempts: request.policy.attempts, backoffMs: request.policy.backoff_ms };
+  const { fleet, epoch } = { fleet: state.fleet, epoch: step.epoch };
+  const enqueueing = record.enqueueings;
+  await deps.queues.addFlow({ fleet, reload, epoch, retry, ranks, enqueueing }, enqueueing === 0);
+  await faultPoint("orchestrator.enqueued");
+  await ignoringStale(deps.store.transact(fleet, (draft) => markEnqueued(draft, reload, epoch, incarnationsOf(ranks))));
+}
+
+function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs: number[][]): RankWork[] {
+  const rank = state.ranks[key];
+  if (rank === undefined) return [];
+  // A rank that still has the rollback's target as undo only adopts it.
+  const adopts = record.kind === "rollback" && rank.undo?.content === record.content;
+  return [{ rank: key, incarnation: rank.incarnation, layerJobs: adopts ? [] : layerJobs }];
+}
+
+/** finalizing -> committing, then the swaps. Throws `not_prepared` while a rank's token is missing. */
+export async function decideReload(deps: ReloadDeps, fleet: string, reload: string, epoch: number): Promise<void> {
+  await faultPoint("orchestrator.decide");
+  const { state } = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
+  deps.log.info({ reload, epoch }, "decided");
+  await faultPoint("orchestrator.decided");
+  await sendSwaps(deps, state, reload);
+}
+
+/** Sends swap jobs to the prepared ranks that have none yet. */
+export async function sendSwaps(deps: ReloadDeps, state: FleetState, reload: string): Promise<void> {
+  const step = nextStep(state);
+  const record = activeReload(state);
+  if (step?.kind !== "swap" || record === null || step.reload !== reload) return;
+  const ranks = step.ranks.flatMap((key) => {
+    const rank = state.ranks[key];
+    return rank === undefined ? [] : [{ rank: key, incarnation: rank.incarnation }];
+  });
+  const { fleet } = state;
+  await deps.queues.addSwaps({ fleet, reload, epoch: step.epoch, enqueueing: record.enqueueings }, ranks);
+  await faultPoint("orchestrator.swaps_sent");
+  await ignoringStale(
+    deps.store.transact(fleet, (draft) => markSwapsSent(draft, reload, step.epoch, incarnationsOf(ranks))),
+  );
+}
+
+/** The ranks may be faster than the mark: then the reload has ended, and nothing is left to note. */
+async function ignoringStale(marking: Promise<unknown>): Promise<void> {
+  try {
+    await marking;
+  } catch (error) {
+    if (!(error instanceof LayercastError && error.code === "stale_job")) throw error;
+  }
+}
+
+function incarnationsOf(ranks: { rank: RankKey; incarnation: string }[]): Record<RankKey, string> {
+  return Object.fromEntries(ranks.map(({ rank, incarnation }) => [rank, incarnation]));
+}

@@ -1,0 +1,65 @@
+// A reload's plan in Redis: its layout by digest (kept from step to step), its source by reload. The worker reads it here.
+
+import type { Redis } from "ioredis";
+import { LayercastError } from "../contract/errors.js";
+import { KEYS } from "../contract/jobs.js";
+import type { Layout, Plan, Source } from "../contract/plan.js";
+
+/** What a reload's hash says of its plan. */
+export interface StoredPlan {
+  layoutDigest: string;
+  sourceDigest: string;
+  skipped: Plan["skipped"];
+  /** Layer indexes, one list a job. */
+  layerJobs: number[][];
+  allowNonFinite: boolean;
+}
+
+export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite">;
+
+export async function savePlan(redis: Redis, reload: string, plan: LoadedPlan): Promise<void> {
+  const { layout, layoutDigest, source, sourceDigest, skipped, layerJobs, allowNonFinite } = plan;
+  const stored: StoredPlan = { layoutDigest, sourceDigest, skipped, layerJobs, allowNonFinite };
+  await redis
+    .multi()
+    .set(KEYS.layout(layoutDigest), JSON.stringify(layout), "NX")
+    .set(KEYS.source(reload), JSON.stringify(source))
+    .hset(KEYS.reload(reload), "plan", JSON.stringify(stored))
+    .exec();
+}
+
+const layouts = new Map<string, Layout>();
+const LAYOUTS_KEPT = 4;
+
+/** A layout by its digest; the last few stay in memory, as the same one comes back each RL step. */
+export async function loadLayout(redis: Redis, digest: string): Promise<Layout | null> {
+  const known = layouts.get(digest);
+  if (known !== undefined) return known;
+  const stored = await redis.get(KEYS.layout(digest));
+  if (stored === null) return null;
+  const layout = JSON.parse(stored) as Layout;
+  const oldest = layouts.size >= LAYOUTS_KEPT ? layouts.keys().next().value : undefined;
+  if (oldest !== undefined) layouts.delete(oldest);
+  layouts.set(digest, layout);
+  return layout;
+}
+
+/** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
+export async function loadPlan(redis: Redis, content: string): Promise<LoadedPlan> {
+  const [stored, source] = await Promise.all([
+    redis.hget(KEYS.reload(content), "plan"),
+    redis.get(KEYS.source(content)),
+  ]);
+  const plan = stored === null ? null : (JSON.parse(stored) as StoredPlan);
+  const layout = plan === null ? null : await loadLayout(redis, plan.layoutDigest);
+  if (plan === null || source === null || layout === null) {
+    throw new LayercastError(
+      "source_gone",
+      `the plan of reload ${content} is no longer kept; submit its checkpoint again`,
+      {
+        reload: content,
+      },
+    );
+  }
+  return { ...plan, layout, source: JSON.parse(source) as Source };
+}

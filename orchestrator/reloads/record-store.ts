@@ -1,0 +1,92 @@
+// Reading reload records back: one with all that its view needs, or a page of them, newest first.
+
+import type { Redis } from "ioredis";
+import { LayercastError } from "../contract/errors.js";
+import { KEYS, type RankKey } from "../contract/jobs.js";
+import type { RankProgress, SubmitRequest } from "../contract/reload.js";
+import type { StoredPlan } from "./plan-store.js";
+import type { ReloadRecord } from "./protocol/state.js";
+
+/** What a rank says of its work, as one field of the reload's hash. */
+export interface RankReport {
+  progress: RankProgress;
+  /** "1" or "0" for each layer of the plan. */
+  layersDone: string;
+}
+
+export interface StoredReload {
+  record: ReloadRecord;
+  /** A rollback has its target's. */
+  request: StoredRequest;
+  plan: StoredPlan | null;
+  ranks: Record<RankKey, RankReport>;
+}
+
+/** The submission with its defaults filled in; a rollback's has no source of its own. */
+export type StoredRequest = Pick<SubmitRequest, "dtype" | "recipe" | "install" | "policy" | "metadata"> & {
+  source: SubmitRequest["source"] | null;
+};
+
+export const RANK_FIELD = "rank:";
+
+export async function readReload(redis: Redis, id: string): Promise<StoredReload> {
+  const stored = await redis.hgetall(KEYS.reload(id));
+  return decode(id, stored);
+}
+
+function decode(id: string, stored: Record<string, string>): StoredReload {
+  const { record, request, plan } = stored;
+  if (record === undefined || request === undefined) {
+    throw new LayercastError("not_found", `there is no reload ${id}; list them with GET /v1/reloads`, { reload: id });
+  }
+  const ranks: Record<RankKey, RankReport> = {};
+  for (const [field, value] of Object.entries(stored)) {
+    if (field.startsWith(RANK_FIELD))
+      ranks[field.slice(RANK_FIELD.length) as RankKey] = JSON.parse(value) as RankReport;
+  }
+  return {
+    record: JSON.parse(record) as ReloadRecord,
+    request: JSON.parse(request) as StoredRequest,
+    plan: plan === undefined ? null : (JSON.parse(plan) as StoredPlan),
+    ranks,
+  };
+}
+
+const PAGE = 50;
+
+/** Up to `limit` reloads that `matches` lets through, beginning after the one named by the cursor. */
+export async function listReloads(
+  redis: Redis,
+  limit: number,
+  cursor: string | null,
+  matches: (record: ReloadRecord) => boolean,
+): Promise<{ reloads: StoredReload[]; nextCursor: string | null }> {
+  let position = cursor === null ? 0 : await positionAfter(redis, cursor);
+  const found: StoredReload[] = [];
+  for (;;) {
+    const ids = await redis.zrevrange(KEYS.reloads, position, position + PAGE - 1);
+    const pipeline = redis.pipeline();
+    for (const id of ids) pipeline.hgetall(KEYS.reload(id));
+    const replies = (await pipeline.exec()) ?? [];
+    for (const [index, id] of ids.entries()) {
+      const [error, stored] = replies[index] ?? [null, {}];
+      if (error) throw error;
+      const reload = decode(id, stored as Record<string, string>);
+      if (!matches(reload.record)) continue;
+      if (found.length === limit) return { reloads: found, nextCursor: found.at(-1)?.record.id ?? null };
+      found.push(reload);
+    }
+    if (ids.length < PAGE) return { reloads: found, nextCursor: null };
+    position += PAGE;
+  }
+}
+
+async function positionAfter(redis: Redis, cursor: string): Promise<number> {
+  const position = await redis.zrevrank(KEYS.reloads, cursor);
+  if (position === null) {
+    throw new LayercastError("invalid_request", `the cursor ${cursor} names no reload; begin again without it`, {
+      cursor,
+    });
+  }
+  return position + 1;
+}

@@ -1,0 +1,156 @@
+// What is stored as what is answered: records to ReloadView, fleets to FleetView. Pure.
+
+import type { Layout } from "../contract/plan.js";
+import { type FleetView, RAY_STATUS, type RankProgress, type ReloadView } from "../contract/reload.js";
+import { whyNotRoutable } from "./protocol/advance.js";
+import { nextInQueue, queuedReloads, unpreparedRanks, waitsForRanks } from "./protocol/reload-transitions.js";
+import { type Context, expectedRanks, type FleetState, isLive, type ReloadRecord } from "./protocol/state.js";
+import type { RankReport, StoredReload } from "./record-store.js";
+
+/** `layout` and `fleet` are null where they are no longer known or no longer matter. */
+export function viewReload(
+  { record, request, ranks }: StoredReload,
+  layout: Layout | null,
+  fleet: { state: FleetState; context: Context } | null,
+): ReloadView {
+  const reports = Object.values(ranks).sort(
+    (a, b) => a.progress.replica - b.progress.replica || a.progress.rank - b.progress.rank,
+  );
+  const layers = viewLayers(layout, reports);
+  const rankCount = Math.max(reports.length, fleet === null ? 0 : expectedRanks(fleet.state).length);
+  return {
+    reload_id: record.id,
+    kind: record.kind,
+    epoch: record.epoch,
+    live_changed: record.liveChanged,
+    submission_id: record.submissionId,
+    fleet: record.fleet,
+    weight_version: record.weightVersion,
+    previous_weight_version: record.previousWeightVersion,
+    state: record.state,
+    status: RAY_STATUS[record.state],
+    pending_reason: fleet === null ? null : pendingReason(record, fleet.state, fleet.context),
+    superseded_by: record.supersededBy,
+    recipe: request.recipe.scheme,
+    source: request.source?.uri ?? null,
+    progress: {
+      layers_done: layers.reduce((sum, layer) => sum + layer.ranks_done, 0),
+      layers_total: layers.length * rankCount,
+    },
+    layers,
+    ranks: reports.map(({ progress }) => viewRank(progress, record, fleet?.state ?? null)),
+    timing_ms: viewTimes(record),
+    engine_stopped_ms: engineStoppedMs(record),
+    warnings: record.warnings,
+    error: record.error === null ? null : { ...record.error, details: { ...record.error.details } },
+    metadata: request.metadata,
+    created_at: new Date(record.times.created).toISOString(),
+    finished_at: record.times.ended === null ? null : new Date(record.times.ended).toISOString(),
+  };
+}
+
+function viewLayers(layout: Layout | null, reports: RankReport[]): ReloadView["layers"] {
+  return (layout?.layers ?? []).map(({ name }, index) => ({
+    name,
+    ranks_done: reports.filter(({ layersDone }) => layersDone[index] === "1").length,
+  }));
+}
+
+/** A rank whose process is gone while the reload runs is `lost`, whatever it said last. */
+function viewRank(progress: RankProgress, record: ReloadRecord, fleet: FleetState | null): RankProgress {
+  if (fleet === null || fleet.active !== record.id) return progress;
+  const current = fleet.ranks[`${progress.replica}/${progress.rank}`];
+  return current?.incarnation === progress.incarnation ? progress : { ...progress, state: "lost" };
+}
+
+function viewTimes({ times, tokens, state }: ReloadRecord): ReloadView["timing_ms"] {
+  const { created, admitted, planned, decided, ended } = times;
+  const between = (from: number | null, to: number | null) =>
+    from === null || to === null ? null : Math.max(0, to - from);
+  const barriers = Object.values(tokens).map(({ at, finalizeMs }) => at - finalizeMs);
+  const loaded = decided === null || barriers.length === 0 ? null : Math.min(decided, Math.max(...barriers));
+  return {
+    queued: between(created, admitted),
+    plan: between(admitted, planned),
+    load: between(planned, loaded),
+    finalize: between(loaded, decided),
+    commit: state === "committed" ? between(decided, ended) : null,
+    total: between(created, ended),
+  };
+}
+
+/** From the first rank's swap to the last rank's end. */
+function engineStoppedMs({ swaps, state }: ReloadRecord): number | null {
+  const all = Object.values(swaps);
+  if (state !== "committed" || all.length === 0) return null;
+  return Math.max(...all.map(({ endedAt }) => endedAt)) - Math.min(...all.map(({ startedAt }) => startedAt));
+}
+
+/** What an unfinished reload is waiting for, in words. */
+export function pendingReason(record: ReloadRecord, state: FleetState, context: Context): string | null {
+  switch (record.state) {
+    case "queued": {
+      if (state.active !== null) return `reload_in_progress: waiting for reload ${state.active} to end`;
+      const ranks = waitsForRanks(state, context);
+      if (ranks !== null) return `fleet_incomplete: ${ranks}`;
+      const first = nextInQueue(state);
+      return first === null || first.id === record.id ? "waiting to be admitted" : `waiting behind reload ${first.id}`;
+    }
+    case "planning":
+      return "reading the checkpoint's headers and planning";
+    case "loading":
+    case "finalizing": {
+      const waiting = unpreparedRanks(state, record);
+      return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to be prepared` : "waiting for the decision";
+    }
+    case "committing": {
+      const waiting = expectedRanks(state).filter((key) => {
+        const rank = state.ranks[key];
+        return rank === undefined || !isLive(rank, { content: record.content, epoch: record.epoch ?? 0 });
+      });
+      return `waiting for ranks ${waiting.join(", ")} to swap`;
+    }
+    default:
+      return null;
+  }
+}
+
+/** `canRollBack` says whether the rollback version can be brought back: from undo on every rank, or from its source. */
+export function viewFleet(state: FleetState, context: Context, canRollBack: boolean): FleetView {
+  const reason = whyNotRoutable(state, context);
+  return {
+    fleet: state.fleet,
+    replicas: state.topology?.replicas ?? 0,
+    tensor_parallel_size: state.topology?.tensorParallelSize ?? 0,
+    epoch: state.epoch,
+    weight_version: state.committed?.weightVersion ?? null,
+    previous_weight_version: state.previous?.weightVersion ?? null,
+    routable: reason === null,
+    not_routable_reason: reason,
+    torn: state.torn,
+    can_roll_back: canRollBack,
+    rollback_version: state.previous?.weightVersion ?? null,
+    active_reload_id: state.active,
+    queued_reload_ids: queuedReloads(state).map(({ id }) => id),
+    ranks: Object.values(state.ranks)
+      .sort((a, b) => a.replica - b.replica || a.rank - b.rank)
+      .map((rank) => ({
+        replica: rank.replica,
+        rank: rank.rank,
+        incarnation: rank.incarnation,
+        host: rank.host,
+        pid: rank.pid,
+        device: rank.device,
+        alive: context.leaseValid(rank.key, rank.incarnation),
+        ready: state.committed !== null && isLive(rank, state.committed),
+        weight_version: rank.live.held?.weightVersion ?? null,
+        reload_id: rank.live.held?.reload ?? null,
+        epoch: rank.live.held?.epoch ?? null,
+        arena_generation: rank.live.generation,
+        arena_state: rank.live.state,
+        arena_path: rank.arenaPath,
+        control_path: rank.controlPath,
+        undo_weight_version: rank.undo?.weightVersion ?? null,
+      })),
+  };
+}

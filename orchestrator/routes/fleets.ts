@@ -1,0 +1,127 @@
+// The routes of fleets: what they hold, whether to route to them, rollback, export of a rank's kernel tensors.
+
+import { Type } from "typebox";
+import {
+  ExportAnswer,
+  ExportBody,
+  FleetAnswer,
+  FleetListAnswer,
+  ReloadAnswer,
+  RollbackBody,
+  RoutableAnswer,
+} from "../contract/reload.js";
+import type { App, RouteDeps } from "./app.js";
+import { reloadPath } from "./reloads.js";
+import { closed, FleetParams, problems, ref } from "./schemas.js";
+
+const tags = ["fleets"];
+
+export function addFleetRoutes(app: App, deps: RouteDeps): void {
+  addRead(app, deps);
+  addRoutable(app, deps);
+  addRollback(app, deps);
+  addExport(app, deps);
+}
+
+function addRead(app: App, { reloads }: RouteDeps): void {
+  const list = {
+    operationId: "listFleets",
+    tags,
+    summary: "List fleets with their ranks and the weights each holds",
+    response: { 200: ref(FleetListAnswer), ...problems() },
+  };
+  app.get("/v1/fleets", { schema: list }, async () => ({ fleets: await reloads.fleets() }));
+
+  const get = {
+    operationId: "getFleet",
+    tags,
+    summary: "Read one fleet",
+    params: FleetParams,
+    response: { 200: ref(FleetAnswer), ...problems("invalid_request", "not_found") },
+  };
+  app.get("/v1/fleets/:fleet", { schema: get }, async (request) => reloads.fleet(request.params.fleet));
+}
+
+function addRoutable(app: App, { reloads }: RouteDeps): void {
+  const schema = {
+    operationId: "checkRoutable",
+    tags,
+    summary: "For routers: 200 when the fleet may be routed to, 409 when not",
+    params: FleetParams,
+    querystring: Type.Object(
+      {
+        min_weight_version: Type.Optional(
+          Type.String({ minLength: 1, maxLength: 100, description: "The oldest weight version that will do" }),
+        ),
+      },
+      closed,
+    ),
+    response: { 200: ref(RoutableAnswer), ...problems("invalid_request", "not_found", "not_routable") },
+  };
+  app.get("/v1/fleets/:fleet/routable", { schema }, async (request) =>
+    reloads.routable(request.params.fleet, request.query.min_weight_version ?? null),
+  );
+}
+
+function addRollback(app: App, { reloads, metrics }: RouteDeps): void {
+  const schema = {
+    operationId: "rollBackFleet",
+    tags,
+    summary: "Bring an earlier weight version back, as a reload of kind rollback",
+    description:
+      "An empty body rolls back to the fleet's `rollback_version`. A repeat of a `submission_id` is the same rollback.",
+    params: FleetParams,
+    body: ref(RollbackBody),
+    response: {
+      202: ref(ReloadAnswer),
+      ...problems(
+        "invalid_request",
+        "not_found",
+        "weight_version_conflict",
+        "nothing_to_roll_back",
+        "submission_conflict",
+        "backpressure",
+      ),
+    },
+  };
+  app.post("/v1/fleets/:fleet/rollback", { schema, preValidation: bodyOrEmpty }, async (request, reply) => {
+    const { reload, created } = await reloads.rollback(request.params.fleet, request.body);
+    if (created) {
+      metrics.submitted(reload.kind);
+      request.log.info({ reload: reload.reload_id, fleet: reload.fleet }, "rollback submitted");
+    }
+    return reply.code(202).header("location", reloadPath(reload)).send(reload);
+  });
+}
+
+/** All of a rollback's fields have defaults, so no body is an empty one. */
+async function bodyOrEmpty(request: { body: unknown }): Promise<void> {
+  request.body ??= {};
+}
+
+function addExport(app: App, { reloads }: RouteDeps): void {
+  const schema = {
+    operationId: "exportRank",
+    tags,
+    summary: "Write a rank's live kernel tensors to a safetensors file on its host",
+    params: FleetParams,
+    body: ref(ExportBody),
+    response: {
+      200: ref(ExportAnswer),
+      ...problems(
+        "invalid_request",
+        "not_found",
+        "fleet_incomplete",
+        "rank_lost",
+        "reload_in_progress",
+        "not_prepared",
+        "out_of_memory",
+        "deadline_exceeded",
+        "io_error",
+      ),
+    },
+  };
+  app.post("/v1/fleets/:fleet/exports", { schema }, async (request) =>
+    reloads.exportRank(request.params.fleet, request.body.replica, request.body.rank),
+  );
+}

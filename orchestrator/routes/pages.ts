@@ -1,0 +1,57 @@
+// The dashboard's static files. They are served from the package's source folder, where they lie whether this runs
+// from source or from dist/.
+
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Type } from "typebox";
+import { LayercastError } from "../contract/errors.js";
+import type { App } from "./app.js";
+
+const CONTENT_TYPES = {
+  "index.html": "text/html; charset=utf-8",
+  "dashboard.js": "text/javascript; charset=utf-8",
+  "draw.js": "text/javascript; charset=utf-8",
+  "events.js": "text/javascript; charset=utf-8",
+  "dashboard.css": "text/css; charset=utf-8",
+} as const;
+
+const SECURITY_HEADERS = {
+  "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  "cache-control": "no-cache",
+};
+
+export async function addPages(app: App): Promise<void> {
+  const folder = join(packageRoot(), "orchestrator", "dashboard");
+  const files = new Map<string, { body: Buffer; contentType: string }>();
+  for (const [name, contentType] of Object.entries(CONTENT_TYPES)) {
+    files.set(name, { body: await readFile(join(folder, name)), contentType });
+  }
+  const page = (name: string) => {
+    const file = files.get(name);
+    if (file !== undefined) return file;
+    throw new LayercastError("not_found", `the dashboard has no file '${name}'; it begins at /`);
+  };
+  const hidden = { hide: true };
+  app.get("/", { schema: hidden }, async (_request, reply) => {
+    const { body, contentType } = page("index.html");
+    return reply.headers(SECURITY_HEADERS).type(contentType).send(body);
+  });
+  app.get(
+    "/dashboard/:file",
+    { schema: { ...hidden, params: Type.Object({ file: Type.String() }) } },
+    async (request, reply) => {
+      const { body, contentType } = page(request.params.file);
+      return reply.headers(SECURITY_HEADERS).type(contentType).send(body);
+    },
+  );
+}
+
+function packageRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
+  return folder;
+}

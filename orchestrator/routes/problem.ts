@@ -1,0 +1,85 @@
+// Any thrown value -> an RFC 9457 problem document with our code. Our own errors say everything themselves, a failed
+// validation lists the bad fields, a lost Redis connection is `redis_unavailable`; the rest is `internal`, which tells the
+// caller nothing but the request id under which the log has the error and its stack.
+
+import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
+import type { Static } from "typebox";
+import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
+import type { ProblemAnswer } from "../contract/reload.js";
+import { isRedisLost } from "./redis-lost.js";
+import { explainValidation } from "./validation.js";
+
+type Problem = Static<typeof ProblemAnswer>;
+
+export const PROBLEM_TYPE = "application/problem+json";
+
+/** The URI that names a kind of problem; docs/errors.md has a section for each. */
+function problemType(code: ErrorCode): string {
+  return `urn:layercast:error:${code}`;
+}
+
+export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const problem = problemFrom(error, request);
+  logProblem(problem, error, request);
+  if (problem.status === 401) reply.header("www-authenticate", 'Bearer realm="layercast"');
+  if (problem.status === 429 || problem.status === 503) reply.header("retry-after", retryAfterS(problem));
+  // Serialized here: a route's own serializer is chosen by status and content type, which an error must not depend on.
+  return reply.code(problem.status).type(PROBLEM_TYPE).serializer(JSON.stringify).send(problem);
+}
+
+export function problemFrom(error: unknown, request: FastifyRequest): Problem {
+  const known = toLayercastError(error, request);
+  const row = ERRORS[known.code];
+  return {
+    type: problemType(known.code),
+    title: row.title,
+    status: frameworkStatus(error) ?? row.status,
+    detail: known.message,
+    instance: request.url.split("?", 1)[0] ?? "/",
+    code: known.code,
+    retryable: known.retryable,
+    details: { ...known.details },
+  };
+}
+
+function toLayercastError(error: unknown, request: FastifyRequest): LayercastError {
+  if (error instanceof LayercastError) return error;
+  if (isRedisLost(error)) {
+    return new LayercastError(
+      "redis_unavailable",
+      "Redis does not answer, so nothing could be read or recorded: try again once it is back (GET /readyz tells)",
+    );
+  }
+  const fastifyError = error as Partial<FastifyError>;
+  if (fastifyError.validation !== undefined) {
+    return explainValidation(fastifyError.validation, fastifyError.validationContext ?? "body");
+  }
+  if (frameworkStatus(error) !== null) {
+    return new LayercastError("invalid_request", `${fastifyError.message ?? "the request cannot be read"}`);
+  }
+  return new LayercastError(
+    "internal",
+    `something unexpected happened: the log has it under request_id ${request.id}`,
+    {
+      request_id: request.id,
+    },
+  );
+}
+
+/** Fastify's own refusals (body too large, unknown media type, malformed JSON) keep their 4xx status. */
+function frameworkStatus(error: unknown): number | null {
+  if (error instanceof LayercastError || !(error instanceof Error)) return null;
+  const status = (error as Partial<FastifyError>).statusCode;
+  return status !== undefined && status >= 400 && status < 500 ? status : null;
+}
+
+function retryAfterS(problem: Problem): string {
+  const asked = problem.details.retry_after_s;
+  return String(typeof asked === "number" && asked > 0 ? Math.ceil(asked) : 1);
+}
+
+function logProblem(problem: Problem, error: unknown, request: FastifyRequest): void {
+  const fields = { code: problem.code, status: problem.status };
+  if (problem.status >= 500) request.log.error({ ...fields, err: error }, problem.detail);
+  else request.log.info(fields, problem.detail);
+}

@@ -1,0 +1,84 @@
+// The contract's schemas as Fastify and OpenAPI want them: each named schema once, referred to by name wherever it is used,
+// and the problem answers of a route from the error codes that it can give.
+
+import { type Static, type TSchema, Type } from "typebox";
+import { ERRORS, type ErrorCode } from "../contract/errors.js";
+import {
+  ExportAnswer,
+  ExportBody,
+  FleetAnswer,
+  FleetListAnswer,
+  PlanAnswer,
+  PlanBody,
+  ProblemAnswer,
+  ReloadAnswer,
+  ReloadListAnswer,
+  RollbackBody,
+  RoutableAnswer,
+  SourceBody,
+  SubmitBody,
+} from "../contract/reload.js";
+import { PROBLEM_TYPE } from "./problem.js";
+
+const NAMED: readonly TSchema[] = [
+  SourceBody,
+  SubmitBody,
+  PlanBody,
+  RollbackBody,
+  ExportBody,
+  ReloadAnswer,
+  ReloadListAnswer,
+  PlanAnswer,
+  FleetAnswer,
+  FleetListAnswer,
+  RoutableAnswer,
+  ExportAnswer,
+  ProblemAnswer,
+];
+
+/** Every named schema; one that stands inside another is replaced by a reference. */
+export const SCHEMAS: readonly TSchema[] = NAMED.map((schema) => withoutNested(schema) as TSchema);
+
+/** The schema by name, with its type. */
+export function ref<Schema extends TSchema & { $id?: string }>(schema: Schema) {
+  return Type.Unsafe<Static<Schema>>({ $ref: `${schema.$id}#` });
+}
+
+/** Any route under /v1 can give these. */
+const COMMON_CODES = ["unauthorized", "redis_unavailable", "internal"] as const satisfies ErrorCode[];
+
+/** A route's `response` entries for its errors, by status. Typed as nothing: handlers throw errors, they do not send them. */
+export function problems(...codes: ErrorCode[]): object {
+  const byStatus = new Map<number, ErrorCode[]>();
+  for (const code of new Set([...codes, ...COMMON_CODES])) {
+    const { status } = ERRORS[code];
+    byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
+  }
+  return Object.fromEntries([...byStatus].map(([status, those]) => [status, problemAnswer(those)]));
+}
+
+function problemAnswer(codes: readonly ErrorCode[]): object {
+  const description = codes.map((code) => `\`${code}\`: ${ERRORS[code].title}`).join("; ");
+  return { description, content: { [PROBLEM_TYPE]: { schema: ref(ProblemAnswer) } } };
+}
+
+/** An answer that is not JSON. */
+export function textAnswer(contentType: string, description: string): object {
+  return { description, content: { [contentType]: { schema: Type.String() } } };
+}
+
+function withoutNested(value: unknown, depth = 0): unknown {
+  if (Array.isArray(value)) return value.map((item) => withoutNested(item, depth + 1));
+  if (typeof value !== "object" || value === null) return value;
+  const id = (value as { $id?: unknown }).$id;
+  if (depth > 0 && typeof id === "string") return { $ref: `${id}#` };
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, withoutNested(inner, depth + 1)]));
+}
+
+/** Names in URLs; the contract's rule for names, so that a bad one is refused before anything is looked up. */
+const pathName = (description: string) =>
+  Type.String({ minLength: 1, maxLength: 100, pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$", description });
+
+export const ReloadParams = Type.Object({ id: pathName("Reload id") });
+export const FleetParams = Type.Object({ fleet: pathName("Fleet name") });
+export const closed = { additionalProperties: false } as const;

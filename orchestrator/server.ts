@@ -1,0 +1,112 @@
+// The whole HTTP server, not listening: validation, errors, authorization, OpenAPI and all routes. It keeps no state but
+// the metrics' counters, so that any number of orchestrators can serve the same Redis.
+
+import { randomUUID } from "node:crypto";
+import { setMaxListeners } from "node:events";
+import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
+import { fastify } from "fastify";
+import type { Logger } from "pino";
+import { LayercastError } from "./contract/errors.js";
+import type { Metrics } from "./metrics.js";
+import type { Reloads } from "./reloads/reloads.js";
+import type { App } from "./routes/app.js";
+import { addAuthorization } from "./routes/auth.js";
+import { addEventRoutes } from "./routes/events.js";
+import { addFleetRoutes } from "./routes/fleets.js";
+import { addHealthRoutes } from "./routes/health.js";
+import { addOpenApi } from "./routes/openapi.js";
+import { addPages } from "./routes/pages.js";
+import { addPlanRoutes } from "./routes/plans.js";
+import { sendProblem } from "./routes/problem.js";
+import { addReloadRoutes } from "./routes/reloads.js";
+import { SCHEMAS } from "./routes/schemas.js";
+import { validatorCompiler } from "./routes/validation.js";
+
+export interface ServerDeps {
+  reloads: Reloads;
+  log: Logger;
+  metrics: Metrics;
+  token: string | null;
+  heartbeatMs?: number;
+}
+
+/** The largest body is a submit with a thousand ignore patterns. */
+const BODY_LIMIT_BYTES = 1024 * 1024;
+const HEARTBEAT_MS = 15_000;
+
+export async function buildServer(deps: ServerDeps): Promise<App> {
+  const app: App = fastify({
+    loggerInstance: deps.log,
+    disableRequestLogging: true,
+    genReqId: () => randomUUID(),
+    bodyLimit: BODY_LIMIT_BYTES,
+    routerOptions: { maxParamLength: 500 },
+    // A request that arrives while others end is still answered; its connection is closed after it.
+    return503OnClosing: false,
+    frameworkErrors: (error, request, reply) => void sendProblem(error, request, reply),
+  }).withTypeProvider<TypeBoxTypeProvider>();
+
+  addValidation(app);
+  addErrors(app);
+  addObservation(app, deps.metrics);
+  addAuthorization(app, deps.token);
+  await addOpenApi(app);
+
+  const { reloads, metrics } = deps;
+  const routeDeps = { reloads, metrics, closing: closingSignal(app), heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS };
+  addReloadRoutes(app, routeDeps);
+  addEventRoutes(app, routeDeps);
+  addPlanRoutes(app, routeDeps);
+  addFleetRoutes(app, routeDeps);
+  addHealthRoutes(app, routeDeps);
+  await addPages(app);
+  await app.ready();
+  return app;
+}
+
+function addValidation(app: App): void {
+  for (const schema of SCHEMAS) app.addSchema(schema);
+  app.setValidatorCompiler(validatorCompiler(SCHEMAS));
+  // Answers are checked by the compiler and by tests; a serializer made from the schema would drop what it does not know.
+  app.setSerializerCompiler(() => JSON.stringify);
+  acceptOnlyJson(app);
+}
+
+function acceptOnlyJson(app: App): void {
+  const parse = app.getDefaultJsonParser("error", "error");
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("application/json", { parseAs: "string" }, (request, body, done) => {
+    // Clients that always name the type send it without a body too, as in a cancel.
+    if (body === "") done(null, undefined);
+    else parse(request, String(body), done);
+  });
+}
+
+function addErrors(app: App): void {
+  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split("?", 1)[0];
+    const error = new LayercastError(
+      "not_found",
+      `there is no route ${request.method} ${path}: /docs lists those there are`,
+    );
+    return sendProblem(error, request, reply);
+  });
+}
+
+function addObservation(app: App, metrics: Metrics): void {
+  app.addHook("onResponse", async (request, reply) => {
+    const route = request.routeOptions.url ?? "none";
+    metrics.request(request.method, route, reply.statusCode, reply.elapsedTime / 1000);
+    const fields = { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+    request.log.debug(fields, "answered");
+  });
+}
+
+/** Long polls and event streams listen to it, so it may have any number of listeners. */
+function closingSignal(app: App): AbortSignal {
+  const closing = new AbortController();
+  setMaxListeners(0, closing.signal);
+  app.addHook("preClose", async () => closing.abort());
+  return closing.signal;
+}

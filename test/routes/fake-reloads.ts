@@ -1,0 +1,175 @@
+// A Reloads without Redis: each function answers with a fixed view unless a test gives its own.
+
+import { Writable } from "node:stream";
+import { pino } from "pino";
+import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
+import { createMetrics } from "../../orchestrator/metrics.js";
+import type { ReloadEvent, Reloads } from "../../orchestrator/reloads/reloads.js";
+import type { App } from "../../orchestrator/routes/app.js";
+import { buildServer } from "../../orchestrator/server.js";
+
+export const rankProgress = (rank: number, fields: Partial<RankProgress> = {}): RankProgress => ({
+  replica: 0,
+  rank,
+  incarnation: `inc-${rank}`,
+  state: "loading",
+  layers_done: 1,
+  attempts: 1,
+  bytes_read: 1000,
+  bytes_written: 500,
+  read_ms: 1,
+  place_ms: 1,
+  quantize_ms: 1,
+  write_ms: 1,
+  finalize_ms: 0,
+  swap_ms: 0,
+  peak_memory_bytes: 1 << 20,
+  ...fields,
+});
+
+export const reloadView = (fields: Partial<ReloadView> = {}): ReloadView => ({
+  reload_id: "rl-1",
+  kind: "reload",
+  epoch: 1,
+  live_changed: false,
+  submission_id: "run7-step120",
+  fleet: "default",
+  weight_version: "120",
+  previous_weight_version: null,
+  state: "loading",
+  status: "RUNNING",
+  pending_reason: null,
+  superseded_by: null,
+  recipe: "fp8-channel",
+  source: "/ckpt/step120",
+  progress: { layers_done: 2, layers_total: 4 },
+  layers: [
+    { name: "model.layers.0", ranks_done: 2 },
+    { name: "model.layers.1", ranks_done: 0 },
+  ],
+  ranks: [rankProgress(0), rankProgress(1)],
+  timing_ms: { queued: 1, plan: 2, load: null, finalize: null, commit: null, total: null },
+  engine_stopped_ms: null,
+  warnings: [],
+  error: null,
+  metadata: {},
+  created_at: "2026-01-01T00:00:00.000Z",
+  finished_at: null,
+  ...fields,
+});
+
+export const committedView = (fields: Partial<ReloadView> = {}): ReloadView =>
+  reloadView({
+    state: "committed",
+    status: "SUCCEEDED",
+    live_changed: true,
+    timing_ms: { queued: 1, plan: 2, load: 30, finalize: 4, commit: 5, total: 42 },
+    engine_stopped_ms: 3,
+    finished_at: "2026-01-01T00:00:01.000Z",
+    ...fields,
+  });
+
+export const planView: PlanView = {
+  model_type: "qwen3",
+  tensor_parallel_size: 2,
+  recipe: "fp8-channel",
+  layout_digest: "ab".repeat(32),
+  source_digest: "cd".repeat(32),
+  layers: [{ name: "model.layers.0", job: 0, kernel_tensors: 8, read_bytes: 1000, held_bytes: 500 }],
+  ranks: [{ rank: 0, read_bytes: 1000, held_bytes: 500, arena_bytes: 4096, peak_memory_bytes: 8192 }],
+  jobs_per_rank: 1,
+  skipped: [],
+};
+
+const rankView = (rank: number): FleetView["ranks"][number] => ({
+  replica: 0,
+  rank,
+  incarnation: `inc-${rank}`,
+  host: "host-a",
+  pid: 100 + rank,
+  device: "cpu",
+  alive: true,
+  ready: true,
+  weight_version: "119",
+  reload_id: "rl-0",
+  epoch: 1,
+  arena_generation: 2,
+  arena_state: "live",
+  arena_path: `/run/default/replica-0/rank-${rank}/live.safetensors`,
+  control_path: `/run/default/replica-0/rank-${rank}/control`,
+  undo_weight_version: "118",
+});
+
+export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
+  fleet: "default",
+  replicas: 1,
+  tensor_parallel_size: 2,
+  epoch: 1,
+  weight_version: "119",
+  previous_weight_version: "118",
+  routable: true,
+  not_routable_reason: null,
+  torn: false,
+  can_roll_back: true,
+  rollback_version: "118",
+  active_reload_id: null,
+  queued_reload_ids: [],
+  ranks: [rankView(0), rankView(1)],
+  ...fields,
+});
+
+export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
+  return {
+    submit: async () => ({ reload: reloadView(), created: true }),
+    plan: async () => planView,
+    get: async () => reloadView(),
+    list: async () => ({ reloads: [reloadView()], next_cursor: null }),
+    cancel: async () => reloadView({ state: "cancelled", status: "STOPPED" }),
+    rollback: async () => ({ reload: reloadView({ kind: "rollback" }), created: true }),
+    events: () => eventsOf([]),
+    fleets: async () => [fleetView()],
+    fleet: async () => fleetView(),
+    routable: async (fleet) => ({ fleet, routable: true, weight_version: "119" }),
+    exportRank: async () => ({
+      host: "host-a",
+      path: "/run/x.safetensors",
+      bytes: 10,
+      weight_version: "119",
+      arena_generation: 2,
+    }),
+    ready: async () => true,
+    ...own,
+  };
+}
+
+export async function* eventsOf(events: readonly ReloadEvent[]): AsyncGenerator<ReloadEvent> {
+  yield* events;
+}
+
+export interface TestServer {
+  app: App;
+  /** Log lines written so far. */
+  logged: Record<string, unknown>[];
+}
+
+export async function testServer(
+  own: Partial<Reloads> = {},
+  options: { token?: string; heartbeatMs?: number } = {},
+): Promise<TestServer> {
+  const logged: Record<string, unknown>[] = [];
+  const lines = new Writable({
+    write(line, _encoding, done) {
+      logged.push(JSON.parse(String(line)));
+      done();
+    },
+  });
+  const reloads = fakeReloads(own);
+  const app = await buildServer({
+    reloads,
+    log: pino({ level: "debug" }, lines),
+    metrics: createMetrics(reloads.fleets),
+    token: options.token ?? null,
+    ...(options.heartbeatMs === undefined ? {} : { heartbeatMs: options.heartbeatMs }),
+  });
+  return { app, logged };
+}
