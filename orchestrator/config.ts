@@ -154,6 +154,11 @@ function readSourceRoots(flag: string | string[] | undefined, variable: string |
   return roots.filter((root) => root !== "").map((root) => resolve(root));
 }
 
+/** For the worker, whose other settings are its command's options. */
+export function readLogLevel(env: Environment): LogLevel {
+  return checkLogLevel(fromEnv(env, SETTINGS.logLevel.env) ?? SETTINGS.logLevel.default);
+}
+
 function checkLogLevel(level: string): LogLevel {
   const known = LOG_LEVELS.find((name) => name === level);
   if (known !== undefined) return known;

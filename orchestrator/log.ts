@@ -6,6 +6,8 @@ import { type DestinationStream, type Logger, pino } from "pino";
 import type { LogLevel } from "./config.js";
 
 export interface LogOptions {
+  /** Which kind of process writes. */
+  name: "orchestrator" | "worker";
   logLevel: LogLevel;
   redisUrl: string | null;
   token: string | null;
@@ -17,7 +19,7 @@ export function createLog(options: LogOptions, destination: DestinationStream = 
   const secrets = [options.token, redisPassword(options.redisUrl)].filter((secret) => secret !== null);
   return pino(
     {
-      name: "orchestrator",
+      name: options.name,
       level: options.logLevel,
       timestamp: pino.stdTimeFunctions.isoTime,
       redact: { paths: SECRET_PATHS, censor: HIDDEN },

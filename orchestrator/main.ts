@@ -3,7 +3,7 @@
 import type { Logger } from "pino";
 import type { OrchestratorConfig } from "./config.js";
 import { createLog } from "./log.js";
-import { createMetrics, type Metrics } from "./metrics.js";
+import { createMetrics } from "./metrics.js";
 import { openReloads } from "./reloads/open-reloads.js";
 import { buildServer } from "./server.js";
 
@@ -12,7 +12,7 @@ const CLOSE_TIMEOUT_MS = 10_000;
 
 /** Resolves once it listens; the process ends on a signal. */
 export async function runOrchestrator(config: OrchestratorConfig): Promise<void> {
-  const log = createLog(config);
+  const log = createLog({ ...config, name: "orchestrator" });
   if (config.sourceRoots.length === 0) {
     log.warn("no source root is configured (--source-root): every source will be refused");
   }
@@ -29,18 +29,12 @@ export async function runOrchestrator(config: OrchestratorConfig): Promise<void>
 
 /** Each thing opened is put on `open`, so that what is there is closed even if the next one fails. */
 async function start(config: OrchestratorConfig, log: Logger, open: (() => Promise<void>)[]): Promise<string> {
-  let metrics: Metrics | null = null;
-  const { reloads, close } = await openReloads({
-    redisUrl: config.redisUrl,
-    sourceRoots: config.sourceRoots,
-    log,
-    onFinished: (reload) => metrics?.finished(reload),
-  });
+  const { redisUrl, sourceRoots, token, host, port } = config;
+  const { reloads, close } = await openReloads({ redisUrl, sourceRoots: [...sourceRoots], log });
   open.push(close);
-  metrics = createMetrics(reloads.fleets);
-  const server = await buildServer({ reloads, log, metrics, token: config.token });
+  const server = await buildServer({ reloads, log, metrics: createMetrics(reloads), token });
   open.push(() => server.close());
-  return server.listen({ host: config.host, port: config.port });
+  return server.listen({ host, port });
 }
 
 async function closeAll(open: (() => Promise<void>)[]): Promise<void> {

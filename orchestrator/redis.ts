@@ -12,7 +12,7 @@ const COMMAND_TIMEOUT_MS = 5_000;
 
 export function connectRedis(url: string, role: RedisRole): Redis {
   const options = {
-    maxRetriesPerRequest: role === "command" ? 2 : null,
+    maxRetriesPerRequest: role === "command" ? 1 : null,
     retryStrategy: (attempt: number) => Math.min(50 * 2 ** Math.min(attempt, 6), 1_000),
     ...(role === "command" ? { commandTimeout: COMMAND_TIMEOUT_MS } : {}),
   };

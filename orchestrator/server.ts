@@ -3,8 +3,9 @@
 
 import { randomUUID } from "node:crypto";
 import { setMaxListeners } from "node:events";
+import type { ServerResponse } from "node:http";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
-import { fastify } from "fastify";
+import { fastify, LogController } from "fastify";
 import type { Logger } from "pino";
 import { LayercastError } from "./contract/errors.js";
 import type { Metrics } from "./metrics.js";
@@ -37,7 +38,7 @@ const HEARTBEAT_MS = 15_000;
 export async function buildServer(deps: ServerDeps): Promise<App> {
   const app: App = fastify({
     loggerInstance: deps.log,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => randomUUID(),
     bodyLimit: BODY_LIMIT_BYTES,
     routerOptions: { maxParamLength: 500 },
@@ -53,7 +54,7 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   await addOpenApi(app);
 
   const { reloads, metrics } = deps;
-  const routeDeps = { reloads, metrics, closing: closingSignal(app), heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS };
+  const routeDeps = { reloads, metrics, closing: closePromptly(app), heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS };
   addReloadRoutes(app, routeDeps);
   addEventRoutes(app, routeDeps);
   addPlanRoutes(app, routeDeps);
@@ -103,10 +104,28 @@ function addObservation(app: App, metrics: Metrics): void {
   });
 }
 
-/** Long polls and event streams listen to it, so it may have any number of listeners. */
-function closingSignal(app: App): AbortSignal {
+/**
+ * Aborted when the server closes; long polls and event streams end on it. Once no request is left, the connections are
+ * dropped: those that never carried a request (a browser opens some ahead) would keep the server open for seconds.
+ */
+function closePromptly(app: App): AbortSignal {
   const closing = new AbortController();
   setMaxListeners(0, closing.signal);
-  app.addHook("preClose", async () => closing.abort());
+  const answering = new Set<ServerResponse>();
+  const dropIfDone = () => {
+    if (closing.signal.aborted && answering.size === 0) app.server.closeAllConnections();
+  };
+  app.server.on("request", (_request, response: ServerResponse) => {
+    answering.add(response);
+    response.once("close", () => {
+      answering.delete(response);
+      dropIfDone();
+    });
+  });
+  app.addHook("preClose", async () => {
+    closing.abort();
+    // After the server has stopped listening, which Fastify does next.
+    setImmediate(dropIfDone);
+  });
   return closing.signal;
 }

@@ -1,6 +1,6 @@
 // What the core asks of a device: memory for an arena's halves, and the numbers. The core does the rest (files, threads,
 // cancelling, errors). A plain table of functions that do not throw, so that a shared object opened with dlopen can meet
-// it: it exports `layercast_backend`, which returns the table. The CPU's (cpu/backend.cc) is the oracle for every other.
+// it: it exports `layercast_backend` (a BackendEntry), which returns the table. The CPU's (cpu/backend.cc) is the oracle for every other.
 //
 // Threads: at most one at a time calls with a given lane, so what a lane needs (scratch; a stream and pinned buffers) needs
 // no lock. Work may be queued: a tile's host memory is the backend's again once measure or put has returned, and nothing
@@ -50,12 +50,12 @@ struct RunSpec {
   uint64_t op_count;
   /// Of the half to write to, which the Op's offsets count from.
   uint8_t* base;
-  bool allow_non_finite;
 };
 
 inline constexpr uint64_t kNoElement = UINT64_MAX;
 
-/// An op's first bad elements, as row * cols + col; kNoElement: none.
+/// An op's first bad elements, as row * cols + col; kNoElement: none. They are noted and the work goes on: whether they
+/// are an error is the core's to say.
 struct BadElements {
   uint64_t non_finite;
   uint64_t not_positive;
@@ -101,6 +101,7 @@ struct Backend {
 
 const Backend& cpu_backend();
 
-}  // namespace layercast
+/// What a shared object exports, with C linkage.
+using BackendEntry = const Backend* (*)();
 
-extern "C" const layercast::Backend* layercast_backend();
+}  // namespace layercast

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "cpu/vector_code.h"
+
 namespace layercast {
 namespace {
 
@@ -26,9 +28,13 @@ uint32_t load_word(const uint8_t* at) {
   return word;
 }
 
-uint64_t whole_block(const uint8_t* at) {
+LAYERCAST_VECTOR_CODE uint64_t whole_blocks(const uint8_t* at, uint64_t first_block, uint64_t blocks) {
   uint64_t sum = 0;
-  for (uint64_t j = 0; j < kBlockWords; j++) sum += kWordFactors[j] * load_word(at + 4 * j);
+  for (uint64_t i = 0; i < blocks; i++) {
+    uint64_t words = 0;
+    for (uint64_t j = 0; j < kBlockWords; j++) words += kWordFactors[j] * load_word(at + i * kBlockBytes + 4 * j);
+    sum += block_factor(first_block + i) * words;
+  }
   return sum;
 }
 
@@ -52,16 +58,14 @@ uint64_t part_of_block(const uint8_t* at, uint64_t begin, uint64_t bytes) {
 }  // namespace
 
 uint64_t digest_bytes(const uint8_t* at, uint64_t offset, uint64_t bytes) {
-  uint64_t sum = 0;
-  while (bytes > 0) {
-    const uint64_t begin = offset % kBlockBytes;
-    const uint64_t count = std::min(bytes, kBlockBytes - begin);
-    const uint64_t words = count == kBlockBytes ? whole_block(at) : part_of_block(at, begin, count);
-    sum += block_factor(offset / kBlockBytes) * words;
-    at += count;
-    offset += count;
-    bytes -= count;
-  }
+  const uint64_t begin = offset % kBlockBytes;
+  const uint64_t head = begin == 0 ? 0 : std::min(bytes, kBlockBytes - begin);
+  const uint64_t blocks = (bytes - head) / kBlockBytes;
+  const uint64_t tail = bytes - head - blocks * kBlockBytes;
+  const uint64_t first_block = (offset + head) / kBlockBytes;
+  uint64_t sum = whole_blocks(at + head, first_block, blocks);
+  if (head > 0) sum += block_factor(offset / kBlockBytes) * part_of_block(at, begin, head);
+  if (tail > 0) sum += block_factor(first_block + blocks) * part_of_block(at + bytes - tail, 0, tail);
   return sum;
 }
 

@@ -51,11 +51,6 @@ class NativeError : public std::runtime_error {
   throw NativeError(ErrorCode::invalid_argument, message);
 }
 
-[[noreturn]] inline void throw_out_of_memory(const std::string& what, uint64_t bytes) {
-  throw NativeError(ErrorCode::out_of_memory, "no room for " + std::to_string(bytes) + " bytes of " + what,
-                    {{"bytes", static_cast<double>(bytes)}});
-}
-
 /// Throws out_of_memory where `error_number` says so, else io; `what` is what failed, such as "writing /a/b".
 [[noreturn]] void throw_errno(const std::string& what, int error_number, uint64_t bytes = 0);
 

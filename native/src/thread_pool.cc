@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #include "error.h"
 
@@ -43,7 +44,10 @@ struct Pieces {
     std::unique_lock lock(mutex);
     done.wait(lock, [this] { return running == 0 && (next == count || failure); });
     next = count;
-    if (failure) std::rethrow_exception(failure);
+    // Taken out of what is shared, so that the error lives and ends on this thread alone.
+    const std::exception_ptr thrown = std::exchange(failure, nullptr);
+    lock.unlock();
+    if (thrown) std::rethrow_exception(thrown);
   }
 
   const uint64_t count;
@@ -106,10 +110,11 @@ void ThreadPool::run_tasks(uint32_t lane) {
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
     if (tasks_.empty()) return;
-    const std::function<void()> task = std::move(tasks_.front());
+    std::function<void()> task = std::move(tasks_.front());
     tasks_.pop_front();
     lock.unlock();
     task();
+    task = nullptr;  // what it held goes before the lock is taken again
     lock.lock();
   }
 }

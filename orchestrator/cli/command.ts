@@ -1,8 +1,8 @@
 // What the commands share: the options of those that speak HTTP, how an option's text is read, and how a command ends.
 
-import { type Command, InvalidArgumentError } from "commander";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { type Command, InvalidArgumentError } from "commander";
 import type { ReloadView } from "../contract/reload.js";
 import { followReload, screenOf } from "./follow.js";
 import { reloadLines, reloadSentence } from "./format.js";

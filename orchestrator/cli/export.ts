@@ -1,9 +1,9 @@
 // `layercast export`: a rank's live kernel tensors -> a safetensors file. The rank writes it beside its arena; this moves it.
 
-import type { Command } from "commander";
 import { copyFile, rename, rm } from "node:fs/promises";
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import type { Command } from "commander";
 import { LayercastError } from "../contract/errors.js";
 import type { ExportView } from "../contract/reload.js";
 import {

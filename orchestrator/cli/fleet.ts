@@ -14,6 +14,8 @@ export function addFleet(program: Command, context: CommandContext): void {
     }
     const fleets = await client.fleets();
     const none = "no fleets yet: `layercast up` or `layercast worker` makes one";
-    printAnswer(context.terminal, options, { fleets }, () => (fleets.length === 0 ? [none] : fleets.flatMap(fleetLines)));
+    printAnswer(context.terminal, options, { fleets }, () =>
+      fleets.length === 0 ? [none] : fleets.flatMap(fleetLines),
+    );
   });
 }

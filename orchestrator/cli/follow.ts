@@ -3,9 +3,9 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { LayercastError } from "../contract/errors.js";
-import { type ReloadView, TERMINAL_STATES } from "../contract/reload.js";
+import { type ReloadStateName, type ReloadView, TERMINAL_STATES } from "../contract/reload.js";
 import type { Client } from "./http-client.js";
-import { changeLines, type Progress, progressLines, startProgress, withEvent, withReload } from "./progress.js";
+import { atEnd, changeLines, type Progress, progressLines, startProgress, withEvent, withReload } from "./progress.js";
 import type { Terminal } from "./terminal.js";
 
 export interface Screen {
@@ -22,6 +22,8 @@ export interface FollowOptions {
 
 const FIRST_RETRY_MS = 100;
 const MAX_RETRY_MS = 2_000;
+/** No event tells of a new reason to wait. */
+const REREAD_MS = 1_000;
 
 export async function followReload(
   client: Client,
@@ -34,7 +36,8 @@ export async function followReload(
     screen.show(progress, next);
     progress = next;
   };
-  const refresh = async () => update(withReload(progress, await client.reload(reload.reload_id)));
+  const reread = async (): Promise<void> => update(withReload(progress, await client.reload(reload.reload_id)));
+  const timer = setInterval(() => void reread().catch(() => undefined), REREAD_MS);
   let lastEventId: string | null = null;
   let silentSince: number | null = null;
   let retryMs = FIRST_RETRY_MS;
@@ -42,16 +45,17 @@ export async function followReload(
   try {
     while (true) {
       try {
-        await refresh();
+        await reread();
         silentSince = null;
-        if (isOver(progress)) return progress.reload;
+        if (isTerminal(progress.reload.state)) break;
         for await (const event of client.events(reload.reload_id, lastEventId, options.signal)) {
           lastEventId = event.id;
           retryMs = FIRST_RETRY_MS;
           update(withEvent(progress, event.name, event.payload));
-          if (event.name === "state") await refresh();
-          if (isOver(progress)) return progress.reload;
+          if (event.name === "state") await reread();
+          if (isTerminal(progress.state)) break;
         }
+        if (isTerminal(progress.reload.state)) break;
       } catch (error) {
         options.signal.throwIfAborted();
         if (!(error instanceof LayercastError && error.retryable)) throw error;
@@ -61,12 +65,15 @@ export async function followReload(
       await sleep(retryMs, null, { signal: options.signal });
       retryMs = Math.min(retryMs * 2, MAX_RETRY_MS);
     }
+    update(atEnd(progress, progress.reload));
+    return progress.reload;
   } finally {
+    clearInterval(timer);
     screen.close();
   }
 }
 
-const isOver = (progress: Progress) => TERMINAL_STATES.includes(progress.reload.state);
+const isTerminal = (state: ReloadStateName) => TERMINAL_STATES.includes(state);
 
 function lostSight(id: string, error: LayercastError): LayercastError {
   const next = `The reload may still be going on: follow it with \`layercast watch ${id}\``;
@@ -94,7 +101,8 @@ function liveScreen(terminal: Terminal): Screen {
     if (latest === null) return;
     const lines = progressLines(latest, performance.now() - startedAt, terminal.columns(), terminal.rows());
     const up = drawn === 0 ? "" : `\x1b[${drawn}A`;
-    terminal.draw(`${up}\r\x1b[J${lines.join("\n")}\n`);
+    // Each line over the old one, then away with what is left below: clearing first would flicker.
+    terminal.draw(`${up}\r${lines.map((line) => `${line}\x1b[K\n`).join("")}\x1b[J`);
     drawn = lines.length;
   };
   const timer = setInterval(redraw, REDRAW_MS);

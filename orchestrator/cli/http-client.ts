@@ -95,18 +95,13 @@ export function readToken(env: Readonly<Record<string, string | undefined>>): st
   return file === undefined || file === "" ? null : readFileSync(file, "utf8").trim();
 }
 
-/** Nobody answered: not an answer of the API, and worth another try. */
-export function isUnreachable(error: unknown): boolean {
-  return error instanceof LayercastError && error.details.unreachable === true;
-}
-
-export function unreachable(url: string, error: unknown): LayercastError {
+function unreachable(url: string, error: unknown): LayercastError {
   const cause = error instanceof Error ? (error.cause ?? error) : error;
   const reason = (cause as { code?: string }).code ?? (cause instanceof Error ? cause.message : String(cause));
   return new LayercastError(
     "io_error",
     `No orchestrator answers at ${url} (${reason}): start one with \`layercast up\`, or name another with --url or LAYERCAST_URL`,
-    { url, unreachable: true },
+    { url },
     error,
   );
 }

@@ -1,8 +1,8 @@
 // `layercast orchestrator`: its flags and the environment -> a configuration that it runs by until a signal ends it.
 
 import type { Command } from "commander";
-import { LayercastError } from "../contract/errors.js";
 import { type OrchestratorFlags, readConfig, SETTINGS } from "../config.js";
+import { LayercastError } from "../contract/errors.js";
 import { type CommandContext, EXIT } from "./command.js";
 
 export function addOrchestrator(program: Command, context: CommandContext): void {

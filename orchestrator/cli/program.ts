@@ -46,7 +46,9 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     // commander has printed it; help that was asked for is no error.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     const report = reportError(error);
-    terminal.err(args.includes("--json") ? JSON.stringify({ error: report }) : `layercast: ${report.code}: ${report.message}`);
+    terminal.err(
+      args.includes("--json") ? JSON.stringify({ error: report }) : `layercast: ${report.code}: ${report.message}`,
+    );
     return context.exitCode === EXIT.ok ? EXIT.failed : context.exitCode;
   }
 }

@@ -4,7 +4,9 @@ import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "..
 import { formatBytes, formatMs, rankName, replicaCount } from "./format.js";
 
 export interface Progress {
+  /** The record as it was last read, which may be ahead of the events. */
   reload: ReloadView;
+  /** Of the last event. */
   state: ReloadStateName;
   /** By "replica/rank". */
   ranks: Map<string, RankProgress>;
@@ -17,8 +19,13 @@ export function startProgress(reload: ReloadView): Progress {
   return { reload, state: reload.state, ranks, notes: reload.warnings.map((one) => `${one.code}: ${one.message}`) };
 }
 
-/** The record was read again: it knows all that the stream has told so far. */
+/** The record was read again; what the events tell stays theirs, or the story would run backwards while they are replayed. */
 export function withReload(progress: Progress, reload: ReloadView): Progress {
+  return { ...progress, reload };
+}
+
+/** The record of a reload that has ended tells all. */
+export function atEnd(progress: Progress, reload: ReloadView): Progress {
   return { ...startProgress(reload), notes: progress.notes };
 }
 
@@ -65,7 +72,8 @@ export function progressLines(progress: Progress, elapsedMs: number, columns: nu
   const ranks = [...progress.ranks.values()].sort((a, b) => a.replica - b.replica || a.rank - b.rank);
   const replicas = replicaCount(ranks);
   const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(elapsedMs)}`;
-  const waits = reload.pending_reason === null ? [] : [`  waits: ${reload.pending_reason}`];
+  const reason = reasonOf(progress);
+  const waits = reason === null ? [] : [`  waits: ${reason}`];
   const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS));
   const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank, replicas), columns));
   const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
@@ -78,12 +86,19 @@ function rankLine(rank: RankProgress, layers: number, name: string, columns: num
   const count = `${String(done).padStart(String(layers).length)}/${layers}`;
   const tail = `${count}  ${rank.state.padEnd(10)} ${formatBytes(rank.bytes_read)} read`;
   const width = Math.max(5, Math.min(MAX_BAR_COLUMNS, columns - name.length - tail.length - 6));
-  return `  ${name}  ${bar(layers === 0 ? 0 : done / layers, width)}  ${tail}`;
+  // A rollback that takes an intact undo back is prepared without loading a layer.
+  const ready = rank.state === "prepared" || rank.state === "swapped";
+  return `  ${name}  ${bar(ready ? 1 : done / Math.max(1, layers), width)}  ${tail}`;
 }
 
 export function bar(fraction: number, width: number): string {
   const full = Math.floor(fraction * width);
   return "█".repeat(full) + "░".repeat(width - full);
+}
+
+/** What the record waits for, while it speaks of the state that is shown. */
+function reasonOf({ reload, state }: Progress): string | null {
+  return reload.state === state ? reload.pending_reason : null;
 }
 
 /** Layers of one rank: the plan's, as soon as there is a plan. */
@@ -98,9 +113,11 @@ const cut = (line: string, columns: number) =>
 /** What changed from one to the next, as lines for a log. */
 export function changeLines(before: Progress, after: Progress): string[] {
   const lines: string[] = [];
-  if (after.state !== before.state) {
-    const reason = after.reload.pending_reason === null ? "" : ` (waits: ${after.reload.pending_reason})`;
-    lines.push(`${after.reload.reload_id} ${after.state}${reason}`);
+  const reason = reasonOf(after);
+  if (after.state !== before.state) lines.push(`${after.reload.reload_id} ${after.state}`);
+  // Elsewhere the ranks' lines say how it goes on; in the queue nothing else does.
+  if (after.state === "queued" && reason !== null && reason !== reasonOf(before)) {
+    lines.push(`${after.reload.reload_id} waits: ${reason}`);
   }
   for (const [key, rank] of after.ranks) {
     if (before.ranks.get(key)?.state === rank.state) continue;

@@ -52,7 +52,12 @@ export function addSubmit(program: Command, context: CommandContext): void {
     .option("--allow-non-finite", "let NaN and infinity through")
     .addOption(layersPerJobOption())
     .option("--deadline <time>", "from submit to the decision, such as 10m", parseDurationMs)
-    .addOption(new Option("--coalesce <policy>", "latest: supersede older reloads that are not decided").choices(["never", "latest"]))
+    .addOption(
+      new Option("--coalesce <policy>", "latest: supersede older reloads that are not decided").choices([
+        "never",
+        "latest",
+      ]),
+    )
     .option("--priority <number>", "higher goes first", integerFrom(-1000, 1000))
     .option("--dry-run", "print the plan, change nothing")
     .option("--wait", "wait for the end (default)", true)
@@ -73,9 +78,10 @@ export function recipeOption(): Option {
 }
 
 export function dtypeOption(): Option {
-  return new Option("--dtype <dtype>", "round 16- and 32-bit tensors to it first (default: auto, as in the checkpoint)").choices(
-    Object.keys(REQUEST_DTYPES),
-  );
+  return new Option(
+    "--dtype <dtype>",
+    "round 16- and 32-bit tensors to it first (default: auto, as in the checkpoint)",
+  ).choices(Object.keys(REQUEST_DTYPES));
 }
 
 export function layersPerJobOption(): Option {

@@ -1,7 +1,8 @@
 // `layercast worker`: one rank of one replica on one device, until a signal ends it.
 
-import type { Command } from "commander";
 import { resolve } from "node:path";
+import { type Command, Option } from "commander";
+import { LOG_LEVELS, type LogLevel, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import { type CommandContext, integerFrom } from "./command.js";
 import { refusingWrongUse } from "./orchestrator.js";
@@ -14,6 +15,7 @@ export interface WorkerCommandOptions {
   tp: number;
   device: string;
   runDir: string;
+  logLevel: LogLevel;
 }
 
 export const DEFAULT_RUN_DIR = ".layercast";
@@ -31,11 +33,13 @@ export function addWorker(program: Command, context: CommandContext): void {
     .requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica", size)
     .option("--device <device>", "cpu", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
+    .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
     .action(async (options: WorkerCommandOptions) => {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
         const redisUrl = requireRedisUrl(context.terminal.env);
-        await runWorker({ ...options, runDir: resolve(options.runDir), redisUrl });
+        const { tp, ...place } = options;
+        await runWorker({ ...place, tensorParallelSize: tp, runDir: resolve(options.runDir), redisUrl });
       });
     });
 }

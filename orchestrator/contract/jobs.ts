@@ -96,6 +96,14 @@ export function encodeFailure(report: ErrorReport): string {
   return JSON.stringify(report);
 }
 
+export function decodeFailure(reason: string): ErrorReport {
+  try {
+    return JSON.parse(reason) as ErrorReport;
+  } catch {
+    return { code: "internal", message: reason, retryable: true, details: {} }; // the queue's own words
+  }
+}
+
 /** Backoff before try `attempt + 1`: doubles from `backoffMs`, capped, with up to half of it taken off at random. */
 export function retryDelayMs(policy: RetryPolicy, attempt: number, random: number): number {
   const delayMs = Math.min(policy.backoffMs * 2 ** (attempt - 1), MAX_RETRY_DELAY_MS);

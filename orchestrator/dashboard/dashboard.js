@@ -94,7 +94,11 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    drawRunning(at("running"), [...followed.values()]);
+    const waiting = ({ reload }) => (reload.state === "queued" ? 1 : 0);
+    drawRunning(
+      at("running"),
+      [...followed.values()].sort((one, other) => waiting(one) - waiting(other)),
+    );
   });
 }
 
@@ -106,7 +110,7 @@ function showConnection(text, className) {
 function showFailure(error) {
   if (error.problem?.code === "unauthorized") {
     const form = at("token-form");
-    if (sessionStorage.getItem(TOKEN_KEY) !== null) at("token-message").textContent = error.problem.detail;
+    if (sessionStorage.getItem(TOKEN_KEY) !== null) at("token-message").textContent = "That is not its token.";
     form.hidden = false;
     showConnection("token needed", "warn");
     return;

@@ -5,7 +5,7 @@
 import { type LayerProgram, OP_FIELDS, type ProgramFile, SLICE_FIELDS, type Span } from "../../native/native.js";
 import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
-import type { ArenaLayout, ArenaTensor, KernelTensor, Layout, Source } from "../contract/plan.js";
+import type { ArenaLayout, ArenaTensor, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
 import { SCHEMES } from "../contract/recipe.js";
 import { type Cut, cutPart } from "./cut-part.js";
 
@@ -53,12 +53,12 @@ export type Resolve = (source: Source, request: ProgramRequest) => ResolvedProgr
 
 /** A resolver for one layout; it keeps the geometry of every (layer, rank, phase) it has been asked for. */
 export function createResolver(layout: Layout, arena: ArenaLayout): Resolve {
-  const places = new Map(arena.tensors.map((tensor) => [tensor.name, tensor]));
+  const places = placesOf(arena);
   const known = new Map<string, Geometry>();
   return (source, request) => {
     const geometries = request.layers.map((layer) => {
       const key = `${request.phase}/${request.rank}/${layer}`;
-      const geometry = known.get(key) ?? layerGeometry(layout, places, layer, request.rank, request.phase);
+      const geometry = known.get(key) ?? layerGeometry(layout, places, layer, request);
       known.set(key, geometry);
       return geometry;
     });
@@ -66,13 +66,20 @@ export function createResolver(layout: Layout, arena: ArenaLayout): Resolve {
   };
 }
 
-function layerGeometry(
-  layout: Layout,
-  places: ReadonlyMap<string, ArenaTensor>,
-  layer: number,
-  rank: number,
-  phase: KernelTensor["phase"],
-): Geometry {
+/** The same for one time: nothing is kept. */
+export function resolveOnce({ layout, source }: Plan, places: Places, request: ProgramRequest): ResolvedProgram {
+  const geometries = request.layers.map((layer) => layerGeometry(layout, places, layer, request));
+  return bind(geometries, source, request.allowNonFinite);
+}
+
+/** Kernel tensor or scale name -> its place in the arena. */
+export type Places = ReadonlyMap<string, ArenaTensor>;
+
+export function placesOf(arena: ArenaLayout): Places {
+  return new Map(arena.tensors.map((tensor) => [tensor.name, tensor]));
+}
+
+function layerGeometry(layout: Layout, places: Places, layer: number, { rank, phase }: ProgramRequest): Geometry {
   const ranks = layout.tensorParallelSize;
   const planLayer = layout.layers[layer];
   if (planLayer === undefined || !(rank >= 0 && rank < ranks))
@@ -113,11 +120,19 @@ function bind(geometries: readonly Geometry[], source: Source, allowNonFinite: b
   const sliceTable = new Float64Array(slices.length * SLICE_FIELDS.length);
   let firstSlice = 0;
   ops.forEach((op, index) => {
-    opTable.set(opRow(op, firstSlice, source), index * OP_FIELDS.length);
+    const row = opRow(op, firstSlice, source);
+    opTable.set(
+      OP_FIELDS.map((field) => row[field]),
+      index * OP_FIELDS.length,
+    );
     firstSlice += op.slices.length;
   });
   slices.forEach((slice, index) => {
-    sliceTable.set(sliceRow(slice, fileNumbers, source), index * SLICE_FIELDS.length);
+    const row = sliceRow(slice, fileNumbers, source);
+    sliceTable.set(
+      SLICE_FIELDS.map((field) => row[field]),
+      index * SLICE_FIELDS.length,
+    );
   });
   return {
     program: { files: filesOf(fileNumbers, source), ops: opTable, slices: sliceTable, allowNonFinite },
@@ -126,54 +141,50 @@ function bind(geometries: readonly Geometry[], source: Source, allowNonFinite: b
   };
 }
 
-/** In the order of OP_FIELDS. */
 function opRow(
   { kernel, outOffset, scaleOffset, zeroRows, slices }: Geometry["ops"][number],
   firstSlice: number,
   source: Source,
-) {
-  const stored = source.dtype[slices[0]?.origin.tensor ?? -1];
-  // All parts have one dtype; values that have the dtype already are copied as they are.
-  const roundTo = kernel.roundTo === null || kernel.roundTo === stored ? null : kernel.roundTo;
-  return [
-    SCHEMES[kernel.scheme].code,
-    DTYPES[kernel.dtype].code,
-    roundTo === null ? -1 : DTYPES[roundTo].code,
-    kernel.rows,
-    kernel.cols,
+): Record<(typeof OP_FIELDS)[number], number> {
+  const stored = source.dtype[kernel.parts[0]?.tensor ?? -1];
+  // All parts have one dtype; values that have the wanted one already are copied as they are.
+  const roundTo = kernel.roundTo === stored ? null : kernel.roundTo;
+  return {
+    scheme: SCHEMES[kernel.scheme].code,
+    outDtype: DTYPES[kernel.dtype].code,
+    roundDtype: roundTo === null ? -1 : DTYPES[roundTo].code,
+    rows: kernel.rows,
+    cols: kernel.cols,
     outOffset,
     scaleOffset,
     firstSlice,
-    slices.length,
+    sliceCount: slices.length,
     zeroRows,
-    kernel.constant ?? Number.NaN,
-    kernel.mustBePositive ? 1 : 0,
-  ] satisfies { length: (typeof OP_FIELDS)["length"] };
+    constant: kernel.constant ?? Number.NaN,
+    mustBePositive: kernel.mustBePositive ? 1 : 0,
+  };
 }
 
-/** In the order of SLICE_FIELDS. */
 function sliceRow(
   { origin, cut, firstElement, rowElements, toRow }: SliceGeometry,
   fileNumbers: ReadonlyMap<number, number>,
   source: Source,
-) {
+): Record<(typeof SLICE_FIELDS)[number], number> {
   const dtype = source.dtype[origin.tensor];
   const offset = source.offset[origin.tensor];
-  if (dtype === undefined || offset === undefined)
-    throw new LayercastError(
-      "internal",
-      `The source has no checkpoint tensor ${origin.tensor}: it is of another layout.`,
-    );
-  const bytes = DTYPES[dtype].bytes;
-  return [
-    fileNumbers.get(source.file[origin.tensor] ?? -1) ?? -1,
-    offset + firstElement * bytes,
-    rowElements * bytes,
-    cut.rows,
-    cut.cols,
-    DTYPES[dtype].code,
+  const file = fileNumbers.get(source.file[origin.tensor] ?? -1);
+  if (dtype === undefined || offset === undefined || file === undefined)
+    throw new LayercastError("internal", `The source has no tensor ${origin.tensor}: it is of another layout.`);
+  const { bytes, code } = DTYPES[dtype];
+  return {
+    file,
+    offset: offset + firstElement * bytes,
+    rowStride: rowElements * bytes,
+    rows: cut.rows,
+    cols: cut.cols,
+    dtype: code,
     toRow,
-  ] satisfies { length: (typeof SLICE_FIELDS)["length"] };
+  };
 }
 
 /** Index into Source.files -> index into the program's own files: a program names only the files it reads. */
@@ -195,7 +206,7 @@ function filesOf(numbers: ReadonlyMap<number, number>, source: Source): ProgramF
   });
 }
 
-function placeOf(places: ReadonlyMap<string, ArenaTensor>, name: string): ArenaTensor {
+function placeOf(places: Places, name: string): ArenaTensor {
   const place = places.get(name);
   if (place === undefined) throw new LayercastError("internal", `The arena has no place for ${name}.`);
   return place;

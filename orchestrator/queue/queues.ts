@@ -1,12 +1,15 @@
 // BullMQ, kept in one place: the control queue that all orchestrators share, a queue for each incarnation of a rank, and
 // one flow a reload, `decide <- finalize[rank] <- layer[rank][i]`, whose parents wait for their children.
 
-import { type FlowJob, FlowProducer, Queue, QueueEvents, Worker } from "bullmq";
+import { setTimeout as delay } from "node:timers/promises";
+import { type FlowJob, FlowProducer, Queue, Worker } from "bullmq";
 import type { Redis } from "ioredis";
+import { errorFromReport, LayercastError } from "../contract/errors.js";
 import {
   CONTROL_QUEUE,
   type ControlJob,
   controlJobId,
+  decodeFailure,
   type ExportResult,
   KEY_PREFIX,
   type RankJob,
@@ -89,15 +92,8 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
     },
     runExport: (job, timeoutMs) =>
       withQueue(rankQueue(job.fleet, job.rank, job.incarnation), async (queue) => {
-        const events = new QueueEvents(queue.name, { connection: patientConnection, prefix: KEY_PREFIX });
-        events.on("error", onError);
-        try {
-          await events.waitUntilReady();
-          const added = await queue.add("export", job, { removeOnComplete: true, removeOnFail: true });
-          return (await added.waitUntilFinished(events, timeoutMs)) as ExportResult;
-        } finally {
-          await events.close();
-        }
+        const added = await queue.add("export", job, KEPT);
+        return resultOf(queue, added.id ?? "", timeoutMs);
       }),
     async consumeControl(handle) {
       const worker = new Worker<ControlJob>(
@@ -124,6 +120,23 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
     },
   };
 }
+
+/** Asks until the job has ended: an event stream would need a connection of its own for each export. */
+async function resultOf(queue: Queue, id: string, timeoutMs: number): Promise<ExportResult> {
+  const deadline = performance.now() + timeoutMs;
+  while (performance.now() < deadline) {
+    const state = await queue.getJobState(id);
+    const job = await queue.getJob(id); // after its state, so that an ended one has its result
+    if (job === undefined)
+      throw new LayercastError("rank_lost", "the rank that was to export is gone; try again", { id });
+    if (state === "completed") return job.returnvalue as ExportResult;
+    if (state === "failed") throw errorFromReport(decodeFailure(job.failedReason));
+    await delay(RESULT_POLL_MS);
+  }
+  throw new LayercastError("deadline_exceeded", `the export took longer than ${timeoutMs} ms`, { timeoutMs });
+}
+
+const RESULT_POLL_MS = 10;
 
 function decideNode(work: ReloadWork, children: FlowJob[]) {
   const job: ControlJob = { kind: "decide", fleet: work.fleet, reload: work.reload, epoch: work.epoch };

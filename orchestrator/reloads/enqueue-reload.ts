@@ -41,10 +41,10 @@ function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs
 /** finalizing -> committing, then the swaps. Throws `not_prepared` while a rank's token is missing. */
 export async function decideReload(deps: ReloadDeps, fleet: string, reload: string, epoch: number): Promise<void> {
   await faultPoint("orchestrator.decide");
-  const { state } = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
-  deps.log.info({ reload, epoch }, "decided");
+  const decided = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
+  if (decided.result) deps.log.info({ reload, epoch }, "decided");
   await faultPoint("orchestrator.decided");
-  await sendSwaps(deps, state, reload);
+  await sendSwaps(deps, decided.state, reload);
 }
 
 /** Sends swap jobs to the prepared ranks that have none yet. */

@@ -66,7 +66,7 @@ function viewRank(progress: RankProgress, record: ReloadRecord, fleet: FleetStat
 function viewTimes({ times, tokens, state }: ReloadRecord): ReloadView["timing_ms"] {
   const { created, admitted, planned, decided, ended } = times;
   const between = (from: number | null, to: number | null) =>
-    from === null || to === null ? null : Math.max(0, to - from);
+    from === null || to === null ? null : roundMs(Math.max(0, to - from));
   const barriers = Object.values(tokens).map(({ at, finalizeMs }) => at - finalizeMs);
   const loaded = decided === null || barriers.length === 0 ? null : Math.min(decided, Math.max(...barriers));
   return {
@@ -83,7 +83,11 @@ function viewTimes({ times, tokens, state }: ReloadRecord): ReloadView["timing_m
 function engineStoppedMs({ swaps, state }: ReloadRecord): number | null {
   const all = Object.values(swaps);
   if (state !== "committed" || all.length === 0) return null;
-  return Math.max(...all.map(({ endedAt }) => endedAt)) - Math.min(...all.map(({ startedAt }) => startedAt));
+  return roundMs(Math.max(...all.map(({ endedAt }) => endedAt)) - Math.min(...all.map(({ startedAt }) => startedAt)));
+}
+
+function roundMs(ms: number): number {
+  return Math.round(ms * 100) / 100;
 }
 
 /** What an unfinished reload is waiting for, in words. */
@@ -108,7 +112,7 @@ export function pendingReason(record: ReloadRecord, state: FleetState, context: 
         const rank = state.ranks[key];
         return rank === undefined || !isLive(rank, { content: record.content, epoch: record.epoch ?? 0 });
       });
-      return `waiting for ranks ${waiting.join(", ")} to swap`;
+      return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to swap` : "waiting to be published";
     }
     default:
       return null;

@@ -68,6 +68,7 @@ async function* frames(
       const got = await settleOrNull(next, signal, heartbeatMs);
       if (got?.done) return;
       if (got === null) {
+        if (signal.aborted) return;
         yield ": heartbeat\n\n";
         continue;
       }
@@ -102,7 +103,8 @@ function problemFrame(error: unknown): string {
 /** Ids are Redis stream ids: two 64-bit numbers. */
 function parseLastEventId(header: string | undefined): string | null {
   if (header === undefined || header === "") return null;
-  if (/^\d{1,20}-\d{1,20}$/.test(header)) return header;
+  const numbers = /^(\d{1,20})-(\d{1,20})$/.exec(header)?.slice(1) ?? [];
+  if (numbers.length === 2 && numbers.every((number) => BigInt(number) < 2n ** 64n)) return header;
   throw new LayercastError(
     "invalid_request",
     `Last-Event-ID is '${header.slice(0, 80)}', but an event's id looks like 1700000000000-0: send the last id received, or none`,

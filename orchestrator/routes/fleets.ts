@@ -63,7 +63,7 @@ function addRoutable(app: App, { reloads }: RouteDeps): void {
   );
 }
 
-function addRollback(app: App, { reloads, metrics }: RouteDeps): void {
+function addRollback(app: App, { reloads }: RouteDeps): void {
   const schema = {
     operationId: "rollBackFleet",
     tags,
@@ -85,11 +85,7 @@ function addRollback(app: App, { reloads, metrics }: RouteDeps): void {
     },
   };
   app.post("/v1/fleets/:fleet/rollback", { schema, preValidation: bodyOrEmpty }, async (request, reply) => {
-    const { reload, created } = await reloads.rollback(request.params.fleet, request.body);
-    if (created) {
-      metrics.submitted(reload.kind);
-      request.log.info({ reload: reload.reload_id, fleet: reload.fleet }, "rollback submitted");
-    }
+    const { reload } = await reloads.rollback(request.params.fleet, request.body);
     return reply.code(202).header("location", reloadPath(reload)).send(reload);
   });
 }

@@ -1,12 +1,11 @@
 // The dashboard's static files. They are served from the package's source folder, where they lie whether this runs
 // from source or from dist/.
 
-import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { Type } from "typebox";
 import { LayercastError } from "../contract/errors.js";
+import { packageRoot } from "../package-root.js";
 import type { App } from "./app.js";
 
 const CONTENT_TYPES = {
@@ -48,10 +47,4 @@ export async function addPages(app: App): Promise<void> {
       return reply.headers(SECURITY_HEADERS).type(contentType).send(body);
     },
   );
-}
-
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
-  return folder;
 }

@@ -50,7 +50,7 @@ function toLayercastError(error: unknown, request: FastifyRequest): LayercastErr
       "Redis does not answer, so nothing could be read or recorded: try again once it is back (GET /readyz tells)",
     );
   }
-  const fastifyError = error as Partial<FastifyError>;
+  const fastifyError: Partial<FastifyError> = error instanceof Error ? error : {};
   if (fastifyError.validation !== undefined) {
     return explainValidation(fastifyError.validation, fastifyError.validationContext ?? "body");
   }

@@ -42,7 +42,7 @@ export function addReloadRoutes(app: App, deps: RouteDeps): void {
   addCancel(app, deps);
 }
 
-function addSubmit(app: App, { reloads, metrics }: RouteDeps): void {
+function addSubmit(app: App, { reloads }: RouteDeps): void {
   const schema = {
     operationId: "submitReload",
     tags,
@@ -58,11 +58,7 @@ function addSubmit(app: App, { reloads, metrics }: RouteDeps): void {
   };
   app.post("/v1/reloads", { schema }, async (request, reply) => {
     if (request.body.dry_run) return reply.code(200).send(await reloads.plan(planOnly(request.body)));
-    const { reload, created } = await reloads.submit(request.body);
-    if (created) {
-      metrics.submitted(reload.kind);
-      request.log.info({ reload: reload.reload_id, fleet: reload.fleet }, "reload submitted");
-    }
+    const { reload } = await reloads.submit(request.body);
     return reply.code(202).header("location", reloadPath(reload)).send(reload);
   });
 }
@@ -142,9 +138,5 @@ function addCancel(app: App, { reloads }: RouteDeps): void {
     params: ReloadParams,
     response: { 200: ref(ReloadAnswer), ...problems("invalid_request", "not_found", "not_cancellable") },
   };
-  app.post("/v1/reloads/:id/cancel", { schema }, async (request) => {
-    const reload = await reloads.cancel(request.params.id);
-    request.log.info({ reload: reload.reload_id, fleet: reload.fleet }, "reload cancelled");
-    return reload;
-  });
+  app.post("/v1/reloads/:id/cancel", { schema }, async (request) => reloads.cancel(request.params.id));
 }

@@ -36,8 +36,11 @@ const NAMED: readonly TSchema[] = [
   ProblemAnswer,
 ];
 
-/** Every named schema; one that stands inside another is replaced by a reference. */
-export const SCHEMAS: readonly TSchema[] = NAMED.map((schema) => withoutNested(schema) as TSchema);
+/**
+ * Every named schema as the outside meets it: a named one inside another is a reference, and a field with a default need
+ * not be sent (the contract's types are of what has been filled in).
+ */
+export const SCHEMAS: readonly TSchema[] = NAMED.map((schema) => asSent(schema) as TSchema);
 
 /** The schema by name, with its type. */
 export function ref<Schema extends TSchema & { $id?: string }>(schema: Schema) {
@@ -67,12 +70,20 @@ export function textAnswer(contentType: string, description: string): object {
   return { description, content: { [contentType]: { schema: Type.String() } } };
 }
 
-function withoutNested(value: unknown, depth = 0): unknown {
-  if (Array.isArray(value)) return value.map((item) => withoutNested(item, depth + 1));
+interface SchemaObject {
+  $id?: unknown;
+  required?: string[];
+  properties?: Record<string, object>;
+}
+
+function asSent(value: unknown, depth = 0): unknown {
+  if (Array.isArray(value)) return value.map((item) => asSent(item, depth + 1));
   if (typeof value !== "object" || value === null) return value;
-  const id = (value as { $id?: unknown }).$id;
-  if (depth > 0 && typeof id === "string") return { $ref: `${id}#` };
-  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, withoutNested(inner, depth + 1)]));
+  const { $id, required, properties } = value as SchemaObject;
+  if (depth > 0 && typeof $id === "string") return { $ref: `${$id}#` };
+  const copy = Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, asSent(inner, depth + 1)]));
+  if (!Array.isArray(required)) return copy;
+  return { ...copy, required: required.filter((name) => !("default" in (properties?.[name] ?? {}))) };
 }
 
 /** Names in URLs; the contract's rule for names, so that a bad one is refused before anything is looked up. */

@@ -146,8 +146,19 @@ export async function* eventsOf(events: readonly ReloadEvent[]): AsyncGenerator<
   yield* events;
 }
 
+/** A promise that something has happened, and the way to say so. */
+export function signalled(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {};
+  const promise = new Promise<void>((settle) => {
+    resolve = settle;
+  });
+  return { promise, resolve };
+}
+
 export interface TestServer {
   app: App;
+  /** Behaves from now on as given, and as the fake does in all else. */
+  behave(own: Partial<Reloads>): void;
   /** Log lines written so far. */
   logged: Record<string, unknown>[];
 }
@@ -167,9 +178,9 @@ export async function testServer(
   const app = await buildServer({
     reloads,
     log: pino({ level: "debug" }, lines),
-    metrics: createMetrics(reloads.fleets),
+    metrics: createMetrics(reloads),
     token: options.token ?? null,
     ...(options.heartbeatMs === undefined ? {} : { heartbeatMs: options.heartbeatMs }),
   });
-  return { app, logged };
+  return { app, logged, behave: (now) => Object.assign(reloads, fakeReloads(now)) };
 }

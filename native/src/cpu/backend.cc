@@ -30,7 +30,7 @@ Status guard(const Body& body) {
     body();
     return Status::ok;
   } catch (const std::bad_alloc&) {
-    return fail(Status::out_of_memory, "no memory for scratch");
+    return fail(Status::out_of_memory, "there is no memory for a lane's scratch");
   }
 }
 

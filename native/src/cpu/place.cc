@@ -6,6 +6,7 @@
 #include "../digest.h"
 #include "numbers.h"
 #include "run.h"
+#include "vector_code.h"
 
 namespace layercast {
 namespace {
@@ -49,7 +50,7 @@ uint32_t convert_rounded(DType round, const uint8_t* from, uint64_t count, float
   return convert<kSource, DType::none>(from, count, to);
 }
 
-uint32_t convert_from(const OpSpec& spec, const uint8_t* from, uint64_t count, float* to) {
+LAYERCAST_VECTOR_CODE uint32_t convert_from(const OpSpec& spec, const uint8_t* from, uint64_t count, float* to) {
   switch (spec.source) {
     case DType::bf16:
       return convert_rounded<DType::bf16>(spec.round, from, count, to);
@@ -98,7 +99,7 @@ uint32_t greatest_bits(const uint8_t* from, uint64_t count) {
   return static_cast<uint32_t>(greatest);
 }
 
-bool all_finite(DType source, const uint8_t* from, uint64_t count) {
+LAYERCAST_VECTOR_CODE bool all_finite(DType source, const uint8_t* from, uint64_t count) {
   if (source == DType::bf16) return greatest_bits<uint16_t>(from, count) < (kInfinityBits >> 16);
   if (source == DType::f16) return greatest_bits<uint16_t>(from, count) < 0x7C00u;
   return greatest_bits<uint32_t>(from, count) < kInfinityBits;

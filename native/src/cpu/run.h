@@ -36,7 +36,6 @@ struct Run {
   std::vector<OpSpec> ops;
   std::unique_ptr<OpState[]> states;
   uint8_t* base;
-  bool allow_non_finite;
   std::atomic<uint64_t> bytes_written = 0;
   std::atomic<uint64_t> place_ns = 0;
   std::atomic<uint64_t> quantize_ns = 0;

@@ -1,0 +1,113 @@
+// Arguments from JavaScript -> plain structs, checked for their types; a part of addon.cc.
+#pragma once
+
+#include <napi.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "arena.h"
+#include "control_page.h"
+#include "error.h"
+#include "layer_program.h"
+#include "text.h"
+
+namespace layercast {
+
+inline std::string text(const Napi::Value& value, const std::string& name) {
+  if (!value.IsString()) throw_invalid(name + " must be a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+inline uint64_t count(const Napi::Value& value, const std::string& name) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  if (!(number >= 0 && number <= 9007199254740991.0) || number != static_cast<double>(static_cast<uint64_t>(number))) {
+    throw_invalid(name + " must be a whole number from 0 to 2^53 - 1");
+  }
+  return static_cast<uint64_t>(number);
+}
+
+inline bool flag(const Napi::Value& value, const std::string& name) {
+  if (!value.IsBoolean()) throw_invalid(name + " must be a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+inline Napi::Object object(const Napi::Value& value, const std::string& name) {
+  if (!value.IsObject()) throw_invalid(name + " must be an object");
+  return value.As<Napi::Object>();
+}
+
+template <class Element>
+std::span<const Element> elements(const Napi::Value& value, const std::string& name, napi_typedarray_type type) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
+    throw_invalid(name + (type == napi_uint8_array ? " must be a Uint8Array" : " must be a Float64Array"));
+  }
+  const auto array = value.As<Napi::TypedArrayOf<Element>>();
+  return {array.Data(), array.ElementLength()};
+}
+
+inline std::vector<uint8_t> bytes(const Napi::Value& value, const std::string& name) {
+  const auto given = elements<uint8_t>(value, name, napi_uint8_array);
+  return {given.begin(), given.end()};
+}
+
+inline std::span<const double> numbers(const Napi::Value& value, const std::string& name) {
+  return elements<double>(value, name, napi_float64_array);
+}
+
+template <class Item, class Convert>
+std::vector<Item> list(const Napi::Value& value, const std::string& name, const Convert& convert) {
+  if (!value.IsArray()) throw_invalid(name + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<Item> items;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const std::string item = name + "[" + std::to_string(i) + "]";
+    items.push_back(convert(object(array[i], item), item));
+  }
+  return items;
+}
+
+inline Half half(const Napi::Value& value) {
+  const std::string name = text(value, "half");
+  if (name == "live") return Half::live;
+  if (name == "staging") return Half::staging;
+  throw_invalid("half must be live or staging, not " + name);
+}
+
+inline std::vector<Span> spans(const Napi::Value& value) {
+  return list<Span>(value, "spans", [](const Napi::Object& span, const std::string& name) {
+    return Span{count(span["offset"], name + ".offset"), count(span["bytes"], name + ".bytes")};
+  });
+}
+
+inline ProgramFile program_file(const Napi::Object& file, const std::string& name) {
+  return {text(file["path"], name + ".path"), count(file["sizeBytes"], name + ".sizeBytes"),
+          number_from_text<int64_t>(text(file["mtimeNs"], name + ".mtimeNs"), name + ".mtimeNs"),
+          number_from_text<uint64_t>(text(file["inode"], name + ".inode"), name + ".inode")};
+}
+
+inline LayerProgram layer_program(const Napi::Value& value) {
+  const Napi::Object program = object(value, "program");
+  return {list<ProgramFile>(program["files"], "program.files", program_file),
+          ops_from_numbers(numbers(program["ops"], "program.ops")),
+          slices_from_numbers(numbers(program["slices"], "program.slices")),
+          flag(program["allowNonFinite"], "program.allowNonFinite")};
+}
+
+inline ControlUpdate control_update(const Napi::Value& value) {
+  const Napi::Object update = object(value, "update");
+  return {
+      .epoch = count(update["epoch"], "update.epoch"),
+      .arena_id = bytes_from_hex<16>(text(update["arenaId"], "update.arenaId"), "update.arenaId"),
+      .layout_digest = bytes_from_hex<32>(text(update["layoutDigest"], "update.layoutDigest"), "update.layoutDigest"),
+      .reload = text(update["reload"], "update.reload"),
+      .content = text(update["content"], "update.content"),
+      .weight_version = text(update["weightVersion"], "update.weightVersion"),
+      .digest = number_from_text<uint64_t>(text(update["digest"], "update.digest"), "update.digest", 16),
+      .data_offset = count(update["dataOffset"], "update.dataOffset"),
+      .data_bytes = count(update["dataBytes"], "update.dataBytes"),
+  };
+}
+
+}  // namespace layercast

@@ -1,0 +1,53 @@
+// An open file that is closed with its scope, and whole reads and writes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace layercast {
+
+class File {
+ public:
+  /// Throws io, naming the path.
+  File(const std::string& path, int flags, int mode = 0644);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  /// Leaves the file open until the process ends.
+  void leave_open() { descriptor_ = -1; }
+  const std::string& path() const { return path_; }
+
+  uint64_t size_bytes() const;
+  /// Takes the disk space at once; throws out_of_memory where there is none.
+  void reserve(uint64_t bytes) const;
+  void write_at(uint64_t offset, std::span<const uint8_t> bytes) const;
+  /// Reads until `bytes` is full or the file ends; returns the bytes read.
+  uint64_t read_at(uint64_t offset, std::span<uint8_t> bytes) const;
+
+ private:
+  std::string path_;
+  int descriptor_;
+};
+
+/// A file made under a temporary path that takes the place of `path` with commit(), and is gone without it.
+class NewFile {
+ public:
+  NewFile(const std::string& path, const std::string& temporary_path);
+  ~NewFile();
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+
+  const File& file() const { return file_; }
+  void commit();
+
+ private:
+  std::string path_;
+  std::string temporary_path_;
+  File file_;
+  bool committed_ = false;
+};
+
+}  // namespace layercast

@@ -1,0 +1,153 @@
+#include "run_layer.h"
+
+#include <atomic>
+#include <optional>
+#include <tuple>
+
+#include "error.h"
+#include "source.h"
+#include "tiles.h"
+#include "timing.h"
+
+namespace layercast {
+namespace {
+
+/// A run of the backend, ended with its scope.
+class BackendRun {
+ public:
+  BackendRun(Arena& arena, Half half, const LayerProgram& program) : arena_(arena), bad_(program.ops.size()) {
+    std::vector<OpSpec> specs;
+    for (const Op& op : program.ops) specs.push_back({op, source_dtype(program, op), rounding(op)});
+    const RunSpec spec = {specs.data(), specs.size(), arena.base(half)};
+    arena.check(arena.backend().begin_run(arena.device(), &spec, &run_));
+  }
+  ~BackendRun() { arena_.backend().end_run(run_); }
+  BackendRun(const BackendRun&) = delete;
+  BackendRun& operator=(const BackendRun&) = delete;
+
+  uint8_t* buffer(uint32_t lane, uint64_t bytes) {
+    uint8_t* host = nullptr;
+    arena_.check(arena_.backend().buffer(run_, lane, bytes, &host));
+    return host;
+  }
+  void measure(uint32_t lane, const Tile& tile, const uint8_t* host) {
+    arena_.check(arena_.backend().measure(run_, lane, &tile, host));
+  }
+  void put(uint32_t lane, const Tile& tile, const uint8_t* host) {
+    arena_.check(arena_.backend().put(run_, lane, &tile, host));
+  }
+  void finish() { arena_.check(arena_.backend().finish(run_, bad_.data(), &totals_)); }
+
+  const RunTotals& totals() const { return totals_; }
+  const std::vector<BadElements>& bad() const { return bad_; }
+
+ private:
+  Arena& arena_;
+  Run* run_ = nullptr;
+  RunTotals totals_ = {};
+  std::vector<BadElements> bad_;
+};
+
+struct ReadTotals {
+  std::atomic<uint64_t> bytes = 0;
+  std::atomic<uint64_t> ns = 0;
+};
+
+const uint8_t* read_tile(const LayerProgram& program, const SourceFiles& files, BackendRun& run, uint32_t lane,
+                         const Tile& tile, ReadTotals& totals) {
+  Stopwatch watch;
+  const uint64_t element_bytes = dtype_bytes(source_dtype(program, program.ops[tile.op]));
+  uint8_t* host = run.buffer(lane, tile.rows * tile.cols * element_bytes);
+  totals.bytes.fetch_add(files.read_tile(tile, host), std::memory_order_relaxed);
+  totals.ns.fetch_add(watch.lap_ns(), std::memory_order_relaxed);
+  return host;
+}
+
+/// A bad element as the caller knows it, ordered as it is to be reported.
+struct BadPlace {
+  uint64_t slice;
+  uint64_t row;
+  uint64_t col;
+  ErrorCode code;
+
+  auto key() const { return std::tuple(slice, row, col); }
+};
+
+BadPlace locate(const LayerProgram& program, const Op& op, uint64_t element, ErrorCode code) {
+  const uint64_t row = element / op.cols;
+  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count; i++) {
+    const Slice& slice = program.slices[i];
+    if (row < slice.to_row + slice.rows) return {i, row - slice.to_row, element % op.cols, code};
+  }
+  return {program.slices.size(), row, element % op.cols, code};  // a constant, which has no slice
+}
+
+[[noreturn]] void throw_bad(const BadPlace& place) {
+  const char* what = place.code == ErrorCode::non_finite ? " is not finite" : " is not positive";
+  throw NativeError(place.code,
+                    "element [" + std::to_string(place.row) + ", " + std::to_string(place.col) + "] of slice " +
+                        std::to_string(place.slice) + what,
+                    {{"slice", static_cast<double>(place.slice)},
+                     {"row", static_cast<double>(place.row)},
+                     {"col", static_cast<double>(place.col)}});
+}
+
+/// Throws for the first element, in slice, row and column order, that the program does not allow.
+void check_elements(const LayerProgram& program, const SourceFiles& files, const std::vector<BadElements>& bad) {
+  std::optional<BadPlace> first;
+  const auto consider = [&](const Op& op, uint64_t element, ErrorCode code) {
+    if (element == kNoElement) return;
+    const BadPlace place = locate(program, op, element, code);
+    if (!first || place.key() < first->key()) first = place;
+  };
+  for (size_t i = 0; i < bad.size(); i++) {
+    if (!program.allow_non_finite) consider(program.ops[i], bad[i].non_finite, ErrorCode::non_finite);
+    consider(program.ops[i], bad[i].not_positive, ErrorCode::not_positive);
+  }
+  if (!first) return;
+  files.check_unchanged();  // bytes that changed underneath are the better reason
+  throw_bad(*first);
+}
+
+}  // namespace
+
+LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProgram& program,
+                      const CancelToken& cancel) {
+  cancel.check();
+  check_program(program, arena.data_bytes());
+  const SourceFiles files(program);
+  BackendRun run(arena, half, program);
+  ReadTotals read;
+
+  // fp8-tensor needs its amax before its first code: its tiles are read twice, which costs less than keeping them.
+  std::vector<Tile> first_pass, second_pass;
+  for (uint32_t op = 0; op < program.ops.size(); op++) {
+    cut_tiles(program, op, first_pass);
+    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(program, op, second_pass);
+  }
+
+  pool.each(first_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
+    const Tile& tile = first_pass[index];
+    const uint8_t* host = read_tile(program, files, run, lane, tile, read);
+    if (program.ops[tile.op].scheme == Scheme::fp8_tensor) {
+      run.measure(lane, tile, host);
+    } else {
+      run.put(lane, tile, host);
+    }
+  });
+  run.finish();
+  check_elements(program, files, run.bad());
+
+  pool.each(second_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
+    const Tile& tile = second_pass[index];
+    run.put(lane, tile, read_tile(program, files, run, lane, tile, read));
+  });
+  run.finish();
+  files.check_unchanged();
+
+  const RunTotals& totals = run.totals();
+  return {read.bytes, totals.bytes_written, read.ns, totals.place_ns, totals.quantize_ns, totals.write_ns,
+          totals.digest};
+}
+
+}  // namespace layercast

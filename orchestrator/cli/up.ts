@@ -1,0 +1,131 @@
+// `layercast up`: a whole fleet on this machine until Ctrl-C. A second Ctrl-C ends it at once.
+
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import type { FleetView } from "../contract/reload.js";
+import { humanLine } from "./child-log.js";
+import { type CommandContext, EXIT, integerFrom } from "./command.js";
+import { readToken } from "./http-client.js";
+import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
+import type { Terminal } from "./terminal.js";
+import { DEFAULT_RUN_DIR } from "./worker.js";
+
+interface UpOptions {
+  replicas: number;
+  tp: number;
+  device: string;
+  fleet: string;
+  port: number;
+  runDir: string;
+  sourceRoot?: string[];
+}
+
+export function addUp(program: Command, context: CommandContext): void {
+  program
+    .command("up")
+    .description("run Redis (unless REDIS_URL is set), an orchestrator and one worker a rank on this machine")
+    .option("--replicas <number>", "replicas of the fleet", integerFrom(1, 1024), 1)
+    .option("--tp <number>", "tensor-parallel size: ranks of a replica", integerFrom(1, 1024), 2)
+    .option("--device <device>", "what the workers run on", "cpu")
+    .option("--fleet <name>", "the fleet", "default")
+    .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
+    .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)
+    .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
+    .action((options: UpOptions) => runUp(options, context));
+}
+
+async function runUp(options: UpOptions, context: CommandContext): Promise<void> {
+  const { terminal } = context;
+  const log = logTo(terminal, options);
+  const stopping = new AbortController();
+  let fleet: LocalFleet | null = null;
+  const onSignal = () => {
+    if (!stopping.signal.aborted) return stopping.abort();
+    fleet?.kill();
+    process.exit(EXIT.failed);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, onSignal);
+  const watcher: FleetWatcher = {
+    line: log.line,
+    note: (source, words) => log.note("warn", `${source} ${words}`),
+    gaveUp: () => {
+      context.exitCode = EXIT.failed;
+      stopping.abort();
+    },
+  };
+  fleet = await startLocalFleet({
+    ...options,
+    sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
+    redisUrl: emptyIsNull(terminal.env.REDIS_URL),
+    token: readToken(terminal.env),
+    env: { ...terminal.env },
+    watcher,
+  });
+  await announce(fleet, terminal, log, stopping.signal);
+  await aborted(stopping.signal);
+  log.note("info", "stopping: workers, orchestrator, Redis");
+  await fleet.stop();
+  log.note("info", "stopped");
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.removeListener(signal, onSignal);
+}
+
+const emptyIsNull = (text: string | undefined): string | null => (text === undefined || text === "" ? null : text);
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  // Only the children's pipes and the fleet's timers keep this process running meanwhile, and there is always one of them.
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
+
+const STILL_WAITING_MS = 10_000;
+
+async function announce(fleet: LocalFleet, terminal: Terminal, log: UpLog, stopping: AbortSignal): Promise<void> {
+  const reminder = setInterval(() => log.note("warn", `still waiting for ${fleet.waitsFor()}`), STILL_WAITING_MS);
+  try {
+    const view = await fleet.whenReady(stopping);
+    if (terminal.interactive) for (const line of readyLines(fleet, view)) terminal.out(line);
+    else log.note("info", "ready", { url: fleet.client.url, fleet: view.fleet, runDir: fleet.runDir });
+  } catch (error) {
+    if (!stopping.aborted) throw error;
+  } finally {
+    clearInterval(reminder);
+  }
+}
+
+function readyLines(fleet: LocalFleet, view: FleetView): string[] {
+  const { url } = fleet.client;
+  const devices = [...new Set(view.ranks.map((rank) => rank.device))].join(", ");
+  return [
+    "",
+    "Layercast is up.",
+    `  API        ${url}  (try it: ${url}/docs)`,
+    `  dashboard  ${url}/`,
+    `  fleet      ${view.fleet}: ${view.replicas} x ${view.tensor_parallel_size} ranks on ${devices}`,
+    `  files      ${fleet.runDir}`,
+    `  reload     npx layercast submit --url ${url} --source DIR --recipe fp8-channel`,
+    "  stop       Ctrl-C",
+    "",
+  ];
+}
+
+interface UpLog {
+  line(source: string, text: string): void;
+  note(level: "info" | "warn", words: string, fields?: Record<string, unknown>): void;
+}
+
+const LEVELS = { info: 30, warn: 40 } as const;
+
+/** On a terminal lines for people; elsewhere the children's JSON lines as they are, and this process's own like them. */
+function logTo(terminal: Terminal, options: UpOptions): UpLog {
+  const width = `worker ${options.replicas - 1}/${options.tp - 1}`.length;
+  const line = (source: string, text: string) =>
+    terminal.out(terminal.interactive ? humanLine(source, text, Math.max(width, "orchestrator".length)) : text);
+  return {
+    line,
+    note: (level, words, fields = {}) =>
+      line(
+        "up",
+        JSON.stringify({ level: LEVELS[level], time: new Date().toISOString(), name: "up", ...fields, msg: words }),
+      ),
+  };
+}

@@ -1,0 +1,47 @@
+// Turns a plan into what POST /v1/plans and a dry run answer: layers and their jobs, bytes a rank reads and holds, memory.
+
+import type { Plan } from "../contract/plan.js";
+import type { PlanView } from "../contract/reload.js";
+import { layoutArena } from "./arena-layout.js";
+import { arenaFileBytes, estimatePeakBytes } from "./estimate-memory.js";
+import { groupLayers } from "./group-layers.js";
+import { heldBytesOf, readBytesOf } from "./layer-bytes.js";
+
+export function describePlan(plan: Plan, layersPerJob: "auto" | number): PlanView {
+  const { layout } = plan;
+  const jobs = groupLayers(plan, layersPerJob);
+  const jobOf = jobs.flatMap((layers, job) => layers.map(() => job));
+  const ranks = Array.from({ length: layout.tensorParallelSize }, (_, rank) => rank);
+  const readBytes = ranks.map((rank) => layout.layers.map((layer) => readBytesOf(plan, layer, rank)));
+  const layers = layout.layers.map((layer, index) => ({
+    name: layer.name,
+    job: jobOf[index] ?? 0,
+    kernel_tensors: layer.kernelTensors.length + layer.kernelTensors.filter(({ scale }) => scale !== null).length,
+    read_bytes: Math.max(...readBytes.map((ofRank) => ofRank[index] ?? 0)),
+    held_bytes: heldBytesOf(layer),
+  }));
+  return {
+    model_type: layout.modelType,
+    tensor_parallel_size: layout.tensorParallelSize,
+    recipe: layout.scheme,
+    layout_digest: plan.layoutDigest,
+    source_digest: plan.sourceDigest,
+    layers,
+    ranks: describeRanks(plan, readBytes),
+    jobs_per_rank: jobs.length,
+    skipped: plan.skipped,
+  };
+}
+
+/** `readBytes`: by rank and layer. */
+function describeRanks({ layout }: Plan, readBytes: readonly number[][]): PlanView["ranks"] {
+  const arena = layoutArena(layout);
+  const heldBytes = layout.layers.reduce((sum, layer) => sum + heldBytesOf(layer), 0);
+  return readBytes.map((ofRank, rank) => ({
+    rank,
+    read_bytes: ofRank.reduce((sum, bytes) => sum + bytes, 0),
+    held_bytes: heldBytes,
+    arena_bytes: arenaFileBytes(arena),
+    peak_memory_bytes: estimatePeakBytes(layout, arena),
+  }));
+}

@@ -1,0 +1,25 @@
+// Estimates the memory that a rank needs at the height of a staged reload:
+//
+//   live half + staging half + LANES · max(2 MiB, 4 · bytes of the longest row)
+//
+// The last term is scratch: each of the core's threads holds one tile of a checkpoint tensor and its F32 values. A tile is at
+// most 2 MiB, or one row where a row's scale needs all of it. Checkpoint pages that the system caches are not counted.
+
+import type { ArenaLayout, Layout } from "../contract/plan.js";
+
+export function estimatePeakBytes(layout: Layout, arena: ArenaLayout): number {
+  let longestRowBytes = 0;
+  for (const { kernelTensors } of layout.layers) {
+    for (const { cols } of kernelTensors) longestRowBytes = Math.max(longestRowBytes, cols * F32_BYTES);
+  }
+  return arenaFileBytes(arena) + arena.dataBytes + LANES * Math.max(TILE_BYTES, 4 * longestRowBytes);
+}
+
+/** Size of a rank's live file. */
+export function arenaFileBytes(arena: ArenaLayout): number {
+  return arena.headerBytes.byteLength + arena.dataBytes;
+}
+
+const LANES = 16;
+const TILE_BYTES = 2 * 2 ** 20;
+const F32_BYTES = 4;

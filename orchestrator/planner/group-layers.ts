@@ -1,0 +1,28 @@
+// Groups the layers of a plan into the jobs of a rank: consecutive layers, so many that a job lasts long enough to hide what
+// the queue costs a job, and so few that two jobs in flight overlap and a retry is cheap.
+
+import type { Plan } from "../contract/plan.js";
+import { heldBytesOf, mostReadBytesOf } from "./layer-bytes.js";
+
+/** Bytes read and written by one job under `auto`: some 25 ms of work where a core machine moves 10 GB/s. */
+export const AUTO_JOB_BYTES = 256 * 2 ** 20;
+
+/** Each job's layers, as indexes into the plan's layers. */
+export function groupLayers(plan: Plan, layersPerJob: "auto" | number, targetBytes = AUTO_JOB_BYTES): number[][] {
+  const jobs: number[][] = [];
+  let current: number[] = [];
+  let currentBytes = 0;
+  plan.layout.layers.forEach((layer, index) => {
+    const bytes = layersPerJob === "auto" ? mostReadBytesOf(plan, layer) + heldBytesOf(layer) : 0;
+    const full = layersPerJob === "auto" ? currentBytes + bytes > targetBytes : current.length >= layersPerJob;
+    if (full && current.length > 0) {
+      jobs.push(current);
+      current = [];
+      currentBytes = 0;
+    }
+    current.push(index);
+    currentBytes += bytes;
+  });
+  if (current.length > 0) jobs.push(current);
+  return jobs;
+}

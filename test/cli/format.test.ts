@@ -1,0 +1,47 @@
+import { describe, expect, it } from "vitest";
+import { fleetLines, formatBytes, formatMs, formatTable, reloadSentence } from "../../orchestrator/cli/format.js";
+import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
+
+describe("words for values", () => {
+  it("give times in the unit that reads best", () => {
+    expect([null, 0, 1.26, 12.6, 999, 1_500, 119_999, 180_000].map(formatMs)).toEqual([
+      ...["-", "0.0 ms", "1.3 ms", "13 ms", "999 ms", "1.50 s", "120.00 s", "3.0 min"],
+    ]);
+  });
+
+  it("give bytes in powers of a thousand", () => {
+    expect([0, 999, 1_000, 123_456, 16_060_000_000, 5e15].map(formatBytes)).toEqual([
+      ...["0 B", "999 B", "1.0 kB", "123 kB", "16.1 GB", "5000 TB"],
+    ]);
+  });
+
+  it("align a table's columns, numbers flush right", () => {
+    expect(
+      formatTable(
+        ["name", ">bytes", "why"],
+        [
+          ["a", "5", ""],
+          ["longer", "1000", "x"],
+        ],
+      ),
+    ).toEqual(["name    bytes  why", "a           5", "longer   1000  x"]);
+  });
+
+  it("say how a reload ended, and of one that failed the error's code and sentence", () => {
+    expect(reloadSentence(COMMITTED)).toBe(
+      "committed: reload reload-1 (weight version 120, fleet default) in 30 ms, engines stopped 1.5 ms",
+    );
+    expect(reloadSentence(FAILED)).toContain("failed: reload reload-1");
+    expect(reloadSentence(FAILED)).toContain("non_finite_weights: lm_head.weight holds NaN at [3, 4]");
+    expect(reloadSentence(reloadView({ state: "superseded", superseded_by: "reload-2" }))).toMatch(/by reload-2$/);
+    expect(reloadSentence(reloadView({ state: "queued", pending_reason: "no ranks" }))).toMatch(/waits: no ranks$/);
+  });
+
+  it("say of a fleet what it holds, whether it is routable, and what it can go back to", () => {
+    expect(fleetLines(FLEET)[0]).toBe(
+      "fleet default: 1 x 2 ranks, weight version 120 (epoch 3), routable, can roll back to 119",
+    );
+    const torn = { ...FLEET, routable: false, not_routable_reason: "rank 1 is lost", can_roll_back: false };
+    expect(fleetLines(torn)[0]).toMatch(/not routable: rank 1 is lost$/);
+  });
+});

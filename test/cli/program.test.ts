@@ -1,0 +1,297 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { runCli } from "../../orchestrator/cli/program.js";
+import type { Terminal } from "../../orchestrator/cli/terminal.js";
+import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
+
+interface Asked {
+  method: string;
+  path: string;
+  headers: IncomingMessage["headers"];
+  body: unknown;
+}
+
+type Answer = (response: ServerResponse) => void;
+
+let server: Server;
+let url: string;
+let asked: Asked[];
+/** By "METHOD /path"; the first is used up, the last stays. */
+let answers: Map<string, Answer[]>;
+
+const json =
+  (body: unknown, status = 200): Answer =>
+  (response) =>
+    response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+
+const stream =
+  (...events: { id: string; event: string; data: unknown }[]): Answer =>
+  (response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.end(
+      events.map((one) => `id: ${one.id}\nevent: ${one.event}\ndata: ${JSON.stringify(one.data)}\n\n`).join(""),
+    );
+  };
+
+const hangUp: Answer = (response) => response.destroy();
+
+beforeAll(async () => {
+  server = createServer((request, response) => {
+    let text = "";
+    request.on("data", (chunk) => {
+      text += chunk;
+    });
+    request.on("end", () => {
+      const { method = "", url: path = "", headers } = request;
+      asked.push({ method, path, headers, body: text === "" ? undefined : JSON.parse(text) });
+      const list = answers.get(`${method} ${path}`) ?? [];
+      const answer = list.length > 1 ? list.shift() : list[0];
+      (answer ?? json({ code: "not_found", detail: `nothing at ${path}`, details: {} }, 404))(response);
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+});
+afterAll(() => new Promise((resolve) => server.close(resolve)));
+beforeEach(() => {
+  asked = [];
+  answers = new Map();
+});
+
+async function layercast(args: string, env: Record<string, string> = {}) {
+  const out: string[] = [];
+  const err: string[] = [];
+  const terminal: Terminal = {
+    out: (line) => void out.push(line),
+    err: (line) => void err.push(line),
+    draw: () => undefined,
+    interactive: false,
+    columns: () => 80,
+    rows: () => 24,
+    env: { LAYERCAST_URL: url, ...env },
+  };
+  const code = await runCli(args.split(" "), terminal);
+  return { code, out: out.join("\n"), err: err.join("\n") };
+}
+
+const SUBMIT = "POST /v1/reloads";
+const GET = "GET /v1/reloads/reload-1";
+const EVENTS = "GET /v1/reloads/reload-1/events";
+const state = (id: string, name: string) => ({ id, event: "state", data: { state: name, epoch: 1, error: null } });
+
+describe("submit", () => {
+  it("sends only what was given, the source as an absolute URI", async () => {
+    answers.set(SUBMIT, [json(reloadView({ state: "queued" }), 202)]);
+    const { code, out } = await layercast("submit --source ckpt/step-1 --no-wait");
+    expect(asked[0]?.body).toEqual({
+      source: { kind: "safetensors", uri: `file://${process.cwd()}/ckpt/step-1` },
+      recipe: {},
+      install: {},
+      policy: {},
+    });
+    expect(code).toBe(0);
+    expect(out).toContain("layercast watch reload-1");
+  });
+
+  it("turns every option into its field", async () => {
+    answers.set(SUBMIT, [json(reloadView(), 202)]);
+    const names = "--submission-id s1 --fleet f --weight-version w --dtype bfloat16 --recipe fp8-block";
+    const install = "--in-place --allow-new-layout --allow-non-finite";
+    const policy = "--coalesce latest --priority -5 --deadline 10m --layers-per-job 4";
+    await layercast(`submit --source file:///ckpt ${names} ${install} ${policy} --ignore a.* *.b --no-wait`);
+    expect(asked[0]?.body).toEqual({
+      submission_id: "s1",
+      fleet: "f",
+      weight_version: "w",
+      source: { kind: "safetensors", uri: "file:///ckpt" },
+      dtype: "bfloat16",
+      recipe: { scheme: "fp8-block", ignore: ["a.*", "*.b"] },
+      install: { mode: "in_place", allow_new_layout: true, allow_non_finite: true },
+      policy: { coalesce: "latest", priority: -5, deadline_ms: 600_000, layers_per_job: 4 },
+    });
+  });
+
+  it("exits with 0 when the reload committed, and prints the record with --json", async () => {
+    answers.set(SUBMIT, [json(reloadView(), 202)]);
+    answers.set(GET, [json(reloadView()), json(COMMITTED)]);
+    answers.set(EVENTS, [stream(state("1-0", "committed"))]);
+    const { code, out } = await layercast("submit --source x --json");
+    expect(code).toBe(0);
+    expect(JSON.parse(out)).toEqual(COMMITTED);
+  });
+
+  it("exits with 1 when it failed, and says why", async () => {
+    answers.set(SUBMIT, [json(reloadView(), 202)]);
+    answers.set(GET, [json(FAILED)]);
+    const { code, out } = await layercast("submit --source x");
+    expect(code).toBe(1);
+    expect(out).toContain("non_finite_weights: lm_head.weight holds NaN at [3, 4]");
+  });
+
+  it("takes a broken event stream up again after the last event that it saw", async () => {
+    answers.set(SUBMIT, [json(reloadView({ state: "planning" }), 202)]);
+    answers.set(GET, [
+      json(reloadView({ state: "planning" })),
+      json(reloadView()),
+      hangUp,
+      json(reloadView()),
+      json(COMMITTED),
+    ]);
+    answers.set(EVENTS, [stream(state("5-0", "loading")), stream(state("6-0", "committed"))]);
+    const { code, out } = await layercast("submit --source x");
+    expect(code).toBe(0);
+    expect(out.split("\n").slice(0, 2)).toEqual(["reload-1 loading", "reload-1 committed"]);
+    const streams = asked.filter((one) => one.path.endsWith("/events")).map((one) => one.headers["last-event-id"]);
+    expect(streams).toEqual([undefined, "5-0"]);
+  });
+
+  it("prints the plan on a dry run and submits nothing else", async () => {
+    const plan = {
+      model_type: "qwen3",
+      tensor_parallel_size: 2,
+      recipe: "none",
+      layout_digest: "d",
+      source_digest: "s",
+    };
+    answers.set(SUBMIT, [json({ ...plan, layers: [], ranks: [], jobs_per_rank: 3, skipped: [] })]);
+    const { out } = await layercast("submit --source x --dry-run");
+    expect(asked).toHaveLength(1);
+    expect(asked[0]?.body).toMatchObject({ dry_run: true });
+    expect(out).toContain("qwen3, tensor-parallel size 2, recipe none: 0 layers in 3 jobs a rank");
+  });
+});
+
+describe("the other commands", () => {
+  it("ask for what their names say", async () => {
+    answers.set("GET /v1/reloads?limit=20&fleet=f", [json({ reloads: [COMMITTED], next_cursor: null })]);
+    answers.set("GET /v1/fleets", [json({ fleets: [FLEET] })]);
+    answers.set("GET /v1/fleets/f", [json(FLEET)]);
+    answers.set("POST /v1/reloads/reload-1/cancel", [json(reloadView({ state: "cancelled" }))]);
+    answers.set("POST /v1/fleets/f/rollback", [json(reloadView({ kind: "rollback" }), 202)]);
+    answers.set(GET, [json(COMMITTED)]);
+    expect((await layercast("status --fleet f")).out).toContain("reload-1");
+    expect((await layercast("status reload-1")).out).toContain("committed: reload reload-1");
+    expect((await layercast("fleet")).out).toContain("fleet default");
+    expect((await layercast("fleet f --json")).out).toBe(JSON.stringify(FLEET, null, 2));
+    expect((await layercast("cancel reload-1")).out).toContain("cancelled");
+    expect((await layercast("watch reload-1")).code).toBe(0);
+    await layercast("rollback --fleet f --to 1 --expect 2 --submission-id s --no-wait");
+    expect(asked.at(-1)?.body).toEqual({ to_weight_version: "1", expected_weight_version: "2", submission_id: "s" });
+    answers.set("POST /v1/plans", [json({ code: "indivisible", detail: "3 heads", details: {} }, 422)]);
+    expect((await layercast("plan --source /c --tp 2 --layers-per-job auto")).code).toBe(1);
+    expect(asked.at(-1)?.body).toEqual({
+      source: { kind: "safetensors", uri: "file:///c" },
+      tensor_parallel_size: 2,
+      recipe: {},
+      policy: { layers_per_job: "auto" },
+    });
+  });
+
+  it("send the token and take --url before LAYERCAST_URL", async () => {
+    answers.set("GET /v1/fleets/f", [json(FLEET)]);
+    const env = { LAYERCAST_TOKEN: "s3cret", LAYERCAST_URL: "http://127.0.0.1:1" };
+    expect((await layercast(`fleet f --url ${url}/`, env)).code).toBe(0);
+    expect(asked[0]?.headers.authorization).toBe("Bearer s3cret");
+  });
+});
+
+describe("export", () => {
+  let scratch: string;
+  beforeEach(() => {
+    scratch = mkdtempSync(join(tmpdir(), "layercast-export-"));
+    writeFileSync(join(scratch, "made"), "tensors");
+  });
+  afterEach(() => rmSync(scratch, { recursive: true, force: true }));
+  const made = (host: string) => ({
+    host,
+    path: join(scratch, "made"),
+    bytes: 7,
+    weight_version: "3",
+    arena_generation: 4,
+  });
+
+  it("moves the rank's file to where it was asked for", async () => {
+    answers.set("POST /v1/fleets/f/exports", [json(made(hostname()))]);
+    const { code, out } = await layercast(`export --fleet f --replica 1 --rank 2 --out ${scratch}/out`);
+    expect(code).toBe(0);
+    expect(asked[0]?.body).toEqual({ replica: 1, rank: 2 });
+    expect(readFileSync(join(scratch, "out"), "utf8")).toBe("tensors");
+    expect(out).toBe(`${scratch}/out: 7 B, weight version 3`);
+    expect(() => readFileSync(join(scratch, "made"))).toThrow(/ENOENT/);
+  });
+
+  it("says on which host the file is when it is not this one", async () => {
+    answers.set("POST /v1/fleets/f/exports", [json(made("gpu-7"))]);
+    const { code, err } = await layercast(`export --fleet f --rank 2 --out ${scratch}/out`);
+    expect(code).toBe(1);
+    expect(err).toContain(`The rank runs on host gpu-7`);
+    expect(err).toContain(join(scratch, "made"));
+  });
+
+  it("leaves the file where it is when it cannot be moved, and says so", async () => {
+    answers.set("POST /v1/fleets/f/exports", [json(made(hostname()))]);
+    const { code, err } = await layercast(`export --fleet f --rank 2 --out ${scratch}/no/such/folder`);
+    expect(code).toBe(1);
+    expect(err).toMatch(/^layercast: io_error: .*it is at .*made/);
+  });
+});
+
+describe("what goes wrong", () => {
+  it("is said with code, sentence and next step on standard error, with --json as JSON", async () => {
+    const problem = { code: "not_found", detail: "No reload r9. `layercast status` lists them", details: { id: "r9" } };
+    answers.set("GET /v1/reloads/r9", [json(problem, 404)]);
+    const words = await layercast("status r9");
+    expect(words).toEqual({
+      code: 1,
+      out: "",
+      err: "layercast: not_found: No reload r9. `layercast status` lists them",
+    });
+    const machine = await layercast("status r9 --json");
+    expect(JSON.parse(machine.err)).toEqual({
+      error: { code: "not_found", message: problem.detail, retryable: false, details: { id: "r9" } },
+    });
+  });
+
+  it("names the URL and the way to start one when no orchestrator answers", async () => {
+    const { code, err } = await layercast("fleet --url http://127.0.0.1:1");
+    expect(code).toBe(1);
+    expect(err).toContain("No orchestrator answers at http://127.0.0.1:1 (");
+    expect(err).toContain("layercast up");
+  });
+
+  it("is not taken for Layercast's when another server answers", async () => {
+    answers.set("GET /v1/fleets/f", [
+      (response) => response.writeHead(502, { "content-type": "text/html" }).end("<p>"),
+    ]);
+    const { code, err } = await layercast("fleet f");
+    expect(code).toBe(1);
+    expect(err).toContain("answered 502 with text/html");
+  });
+
+  it.each([
+    ["submit", /--source/],
+    ["submit --source x --recipe fp4", /Allowed choices are none, fp8-tensor/],
+    ["submit --source x --deadline 10", /such as 10m/],
+    ["submit --source x --layers-per-job 0", /from 1 to 100000/],
+    ["export --rank one --out f", /whole number/],
+    ["worker --rank 0 --tp", /argument missing/],
+    ["up --port 70000", /from 0 to 65535/],
+    ["reload", /unknown command/],
+    ["status a b", /too many arguments/],
+  ])("exits with 2 on wrong usage: %s", async (args, words) => {
+    const { code, err } = await layercast(args);
+    expect(code).toBe(2);
+    expect(err).toMatch(words);
+    expect(asked).toEqual([]);
+  });
+
+  it("exits with 2 when a server's settings are wrong, so that it is not started again", async () => {
+    const { code, err } = await layercast("worker --rank 0 --tp 1", { REDIS_URL: "" });
+    expect(code).toBe(2);
+    expect(err).toContain("REDIS_URL is not set");
+  });
+});

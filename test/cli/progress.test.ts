@@ -1,0 +1,94 @@
+import { describe, expect, it } from "vitest";
+import {
+  atEnd,
+  changeLines,
+  progressLines,
+  startProgress,
+  withEvent,
+  withReload,
+} from "../../orchestrator/cli/progress.js";
+import { rankProgress, reloadView } from "./views.js";
+
+const start = startProgress(reloadView());
+const error = { code: "io_error", message: "read failed", retryable: true, details: {} };
+
+describe("the progress of a reload", () => {
+  it("shows a bar a rank, as full as its part of the layers", () => {
+    const half = withEvent(start, "progress", rankProgress(1, { layers_done: 2, bytes_read: 1_500_000 }));
+    const [title, first, second] = progressLines(half, 1_234, 80, 24);
+    expect(title).toBe("reload of default to 120  loading  1.23 s");
+    expect(first).toMatch(/^ {2}rank 0 {2}░+ {2}0\/4 {2}loading {4}0 B read$/);
+    expect(second).toMatch(/^ {2}rank 1 {2}(█+)(░+) {2}2\/4 {2}loading {4}1\.5 MB read$/);
+    const [, full = "", empty = ""] = /(█+)(░+)/.exec(second ?? "") ?? [];
+    expect(full.length).toBe(empty.length);
+  });
+
+  it("never exceeds the terminal, however narrow and whatever the notes say", () => {
+    const noted = withEvent(start, "warning", { code: "w", message: "x".repeat(500), details: {} });
+    for (const columns of [20, 40, 80, 200]) {
+      for (const line of progressLines(noted, 0, columns, 24)) expect(line.length).toBeLessThanOrEqual(columns);
+    }
+  });
+
+  it("counts the ranks that the terminal has no room for", () => {
+    const ranks = Array.from({ length: 64 }, (_, rank) => rankProgress(rank));
+    const lines = progressLines(startProgress(reloadView({ ranks })), 0, 80, 24);
+    expect(lines.length).toBeLessThan(24);
+    expect(lines.at(-1)).toBe("  and 47 ranks more");
+  });
+
+  it("names the replica too where there is more than one", () => {
+    const progress = startProgress(reloadView({ ranks: [rankProgress(0), rankProgress(0, { replica: 1 })] }));
+    expect(progressLines(progress, 0, 80, 24)[2]).toContain("rank 1/0");
+  });
+
+  it("says what it waits for", () => {
+    const waiting = startProgress(reloadView({ state: "queued", ranks: [], pending_reason: "rank 1 is not there" }));
+    expect(progressLines(waiting, 0, 80, 24)[1]).toBe("  waits: rank 1 is not there");
+  });
+
+  it("does not run ahead of its events when the record is read again, nor give a reason of another state", () => {
+    const read = withReload(start, reloadView({ state: "committing", pending_reason: "rank 1 has not swapped" }));
+    expect(progressLines(read, 0, 80, 24)).toEqual(progressLines(start, 0, 80, 24));
+    expect(changeLines(start, read)).toEqual([]);
+  });
+
+  it("keeps the last three retries and warnings in sight", () => {
+    const noted = [1, 2, 3, 4].reduce(
+      (progress, attempt) => withEvent(progress, "retry", { replica: 0, rank: 1, layer: "lm_head", attempt, error }),
+      start,
+    );
+    expect(progressLines(noted, 0, 80, 24).slice(3)).toEqual([
+      "  try 2 of rank 1, lm_head failed: io_error: read failed",
+      "  try 3 of rank 1, lm_head failed: io_error: read failed",
+      "  try 4 of rank 1, lm_head failed: io_error: read failed",
+    ]);
+  });
+
+  it("is not disturbed by an event that it does not know", () => {
+    expect(withEvent(start, "phase-of-the-moon", {})).toEqual(start);
+  });
+});
+
+describe("the lines of a log", () => {
+  it("tell each new reason why a queued reload waits", () => {
+    const queued = startProgress(reloadView({ state: "queued" }));
+    const waiting = withReload(queued, reloadView({ state: "queued", pending_reason: "rank 1 is not there" }));
+    expect(changeLines(queued, waiting)).toEqual(["reload-1 waits: rank 1 is not there"]);
+    expect(changeLines(waiting, withReload(waiting, { ...waiting.reload }))).toEqual([]);
+  });
+
+  it("are one for each change of a state and each note, and none for mere progress", () => {
+    const further = withEvent(start, "progress", rankProgress(0, { layers_done: 3 }));
+    expect(changeLines(start, further)).toEqual([]);
+    const prepared = withEvent(further, "progress", rankProgress(0, { layers_done: 4, state: "prepared" }));
+    expect(changeLines(further, prepared)).toEqual(["reload-1 rank 0 prepared, 4 layers done"]);
+    const retried = withEvent(prepared, "retry", { replica: 0, rank: 1, layer: "lm_head", attempt: 1, error });
+    expect(changeLines(prepared, retried)).toEqual(["reload-1 try 1 of rank 1, lm_head failed: io_error: read failed"]);
+    const finalizing = withEvent(retried, "state", { state: "finalizing", epoch: 1, error: null });
+    expect(changeLines(retried, finalizing)).toEqual(["reload-1 finalizing"]);
+    expect(changeLines(finalizing, atEnd(finalizing, reloadView({ state: "committed", ranks: [] })))).toEqual([
+      "reload-1 committed",
+    ]);
+  });
+});

@@ -1,0 +1,85 @@
+// Answers of the API as the CLI's tests need them.
+
+import type { FleetView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
+
+export function rankProgress(rank: number, changes: Partial<RankProgress> = {}): RankProgress {
+  return {
+    replica: 0,
+    rank,
+    incarnation: `incarnation-${rank}`,
+    state: "loading",
+    layers_done: 0,
+    attempts: 0,
+    bytes_read: 0,
+    bytes_written: 0,
+    read_ms: 0,
+    place_ms: 0,
+    quantize_ms: 0,
+    write_ms: 0,
+    finalize_ms: 0,
+    swap_ms: 0,
+    peak_memory_bytes: 0,
+    ...changes,
+  };
+}
+
+export function reloadView(changes: Partial<ReloadView> = {}): ReloadView {
+  return {
+    reload_id: "reload-1",
+    kind: "reload",
+    epoch: 1,
+    live_changed: false,
+    submission_id: "step-120",
+    fleet: "default",
+    weight_version: "120",
+    previous_weight_version: null,
+    state: "loading",
+    status: "RUNNING",
+    pending_reason: null,
+    superseded_by: null,
+    recipe: "fp8-channel",
+    source: "file:///checkpoints/step-120",
+    progress: { layers_done: 0, layers_total: 8 },
+    layers: [0, 1, 2, 3].map((layer) => ({ name: `model.layers.${layer}`, ranks_done: 0 })),
+    ranks: [rankProgress(0), rankProgress(1)],
+    timing_ms: { queued: 1, plan: 2, load: null, finalize: null, commit: null, total: null },
+    engine_stopped_ms: null,
+    warnings: [],
+    error: null,
+    metadata: {},
+    created_at: "2026-01-01T00:00:00.000Z",
+    finished_at: null,
+    ...changes,
+  };
+}
+
+export const COMMITTED = reloadView({
+  state: "committed",
+  status: "SUCCEEDED",
+  progress: { layers_done: 8, layers_total: 8 },
+  timing_ms: { queued: 1, plan: 2, load: 20, finalize: 3, commit: 4, total: 30 },
+  engine_stopped_ms: 1.5,
+});
+
+export const FAILED = reloadView({
+  state: "failed",
+  status: "FAILED",
+  error: { code: "non_finite_weights", message: "lm_head.weight holds NaN at [3, 4]", retryable: false, details: {} },
+});
+
+export const FLEET: FleetView = {
+  fleet: "default",
+  replicas: 1,
+  tensor_parallel_size: 2,
+  epoch: 3,
+  weight_version: "120",
+  previous_weight_version: "119",
+  routable: true,
+  not_routable_reason: null,
+  torn: false,
+  can_roll_back: true,
+  rollback_version: "119",
+  active_reload_id: null,
+  queued_reload_ids: [],
+  ranks: [],
+};

@@ -1,0 +1,239 @@
+// A whole Layercast for a test: real Redis, orchestrator and workers as processes in a directory of their own, poisoned
+// staging, named faults, and what a rank holds read back through `layercast export`.
+
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
+import { expect } from "vitest";
+import { type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
+import type { Client } from "../../orchestrator/cli/http-client.js";
+import { type LocalFleet, startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
+import { runCli } from "../../orchestrator/cli/program.js";
+import type { ReloadStateName, ReloadView } from "../../orchestrator/contract/reload.js";
+import { TERMINAL_STATES } from "../../orchestrator/contract/reload.js";
+
+export const FIXTURES = join(import.meta.dirname, "../fixtures");
+export const CHECKPOINTS = join(FIXTURES, "checkpoints");
+
+export function checkpoint(model: string, version = "v1"): string {
+  return pathToFileURL(join(CHECKPOINTS, model, version)).href;
+}
+
+export interface Cluster {
+  fleet: string;
+  tp: number;
+  client: Client;
+  directory: string;
+  /** Sources of the tests' own making go here. */
+  sources: string;
+  lines: string[];
+  /** The next process to reach the point does this; `n` orders several. */
+  fault(point: string, action: "fail" | "kill" | "stop" | "wait", n?: number): Fault;
+  /** Submits and waits for the end. */
+  reload(body: SubmitBody): Promise<ReloadView>;
+  submit(body: SubmitBody): Promise<ReloadView>;
+  ended(id: string): Promise<ReloadView>;
+  /** Waits for a state, or any later one. */
+  reached(id: string, state: ReloadStateName): Promise<ReloadView>;
+  /** What a rank holds, read from `layercast export`. */
+  export(rank: number, replica?: number): Promise<Golden>;
+  exportAll(): Promise<Golden[]>;
+  /** The command line, in this process. */
+  cli(...args: string[]): Promise<{ code: number; out: string; err: string }>;
+  /** Waits until the fleet's ranks and routing are as the predicate says. */
+  fleetWhere(matches: (fleet: Awaited<ReturnType<Client["fleet"]>>) => boolean): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface Fault {
+  hit(): Promise<void>;
+  /** Ends a `wait`. */
+  release(): void;
+}
+
+export interface SubmitBody {
+  source: string;
+  [field: string]: unknown;
+}
+
+const DEADLINE_MS = 30_000;
+const POLL_MS = 10;
+
+export async function startCluster(options: { tp: number; replicas?: number; fleet?: string }): Promise<Cluster> {
+  const { tp, replicas = 1, fleet = "default" } = options;
+  const directory = mkdtempSync(join(tmpdir(), "layercast-e2e-"));
+  const faults = join(directory, "faults");
+  const sources = join(directory, "sources");
+  for (const path of [faults, sources]) mkdirSync(path);
+  const lines: string[] = [];
+  const local = await startLocalFleet({
+    fleet,
+    replicas,
+    tp,
+    device: "cpu",
+    port: 0,
+    runDir: join(directory, "run"),
+    sourceRoots: [CHECKPOINTS, sources],
+    redisUrl: null,
+    token: null,
+    env: {
+      ...process.env,
+      LAYERCAST_FAULTS: faults,
+      LAYERCAST_POISON: "1",
+      LAYERCAST_THREADS: "2",
+      LAYERCAST_LOG_LEVEL: "info",
+    },
+    watcher: {
+      line: (source, text) => void lines.push(`${source}: ${text}`),
+      note: (source, words) => void lines.push(`${source}: ${words}`),
+      gaveUp: (source) => void lines.push(`${source}: gave up`),
+    },
+  });
+  await readyOrExplain(local, lines);
+  return clusterOf({ local, fleet, tp, directory, faults, sources, lines });
+}
+
+async function readyOrExplain(local: LocalFleet, lines: string[]): Promise<void> {
+  await local.whenReady(AbortSignal.timeout(DEADLINE_MS)).catch(async (error: unknown) => {
+    await local.stop();
+    throw new Error(`not ready, waits for ${local.waitsFor()}:\n${lines.slice(-40).join("\n")}`, { cause: error });
+  });
+}
+
+interface Parts {
+  local: LocalFleet;
+  fleet: string;
+  tp: number;
+  directory: string;
+  faults: string;
+  sources: string;
+  lines: string[];
+}
+
+function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Parts): Cluster {
+  const { client } = local;
+  let exports = 0;
+
+  const submit = ({ source, ...body }: SubmitBody) =>
+    client.submit({ fleet, source: { kind: "safetensors", uri: source }, ...body });
+  const ended = (id: string) => {
+    let last = "";
+    return until(
+      () => `reload ${id} to end (${last})`,
+      lines,
+      async () => {
+        const reload = await client.reload(id);
+        if (TERMINAL_STATES.includes(reload.state)) return reload;
+        last = `${reload.state}, ${reload.pending_reason}`;
+        return null;
+      },
+    );
+  };
+  const cli: Cluster["cli"] = async (...args) => {
+    const out: string[] = [];
+    const err: string[] = [];
+    const code = await runCli([...args, "--url", client.url], {
+      out: (line) => void out.push(line),
+      err: (line) => void err.push(line),
+      draw: (text) => void out.push(text),
+      interactive: false,
+      columns: () => 100,
+      rows: () => 40,
+      env: {},
+    });
+    return { code, out: out.join("\n"), err: err.join("\n") };
+  };
+  const exportRank: Cluster["export"] = async (rank, replica = 0) => {
+    exports += 1;
+    const file = join(directory, `export-${exports}.safetensors`);
+    const place = ["--replica", String(replica), "--rank", String(rank)];
+    const { code, err } = await cli("export", "--fleet", fleet, ...place, "--out", file);
+    expect(err).toBe("");
+    expect(code).toBe(0);
+    const digests = await readTensorDigests(file);
+    rmSync(file);
+    return digests;
+  };
+
+  return {
+    fleet,
+    tp,
+    client,
+    directory,
+    sources,
+    lines,
+    submit,
+    ended,
+    cli,
+    fault: (point, action, n = 0) => placeFault(faults, `${point}.${String(n).padStart(4, "0")}.${action}`, lines),
+    reload: async (body) => ended((await submit(body)).reload_id),
+    reached: (id, state) =>
+      until(
+        () => `reload ${id} to be ${state}`,
+        lines,
+        async () => {
+          const reload = await client.reload(id);
+          const passed = TERMINAL_STATES.includes(reload.state) || ORDER.indexOf(reload.state) >= ORDER.indexOf(state);
+          return passed ? reload : null;
+        },
+      ),
+    export: exportRank,
+    exportAll: () => Promise.all(Array.from({ length: tp }, (_, rank) => exportRank(rank))),
+    fleetWhere: async (matches) => {
+      await until(
+        () => "the fleet to be as expected",
+        lines,
+        async () => {
+          const view = await client.fleet(fleet);
+          return matches(view) ? view : null;
+        },
+      );
+    },
+    async stop() {
+      await local.stop();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+const ORDER: readonly ReloadStateName[] = ["queued", "planning", "loading", "finalizing", "committing", "committed"];
+
+function placeFault(directory: string, name: string, lines: string[]): Fault {
+  writeFileSync(join(directory, name), "");
+  const hitPath = join(directory, `${name}.hit`);
+  return {
+    async hit() {
+      await until(
+        () => `fault ${name} to be hit`,
+        lines,
+        async () => existsSync(hitPath) || null,
+      );
+    },
+    release: () => rmSync(hitPath, { force: true }),
+  };
+}
+
+/** Every wait of a test has a deadline, and says what it waited for. */
+export async function until<Result>(
+  what: () => string,
+  lines: string[],
+  attempt: () => Promise<Result | null>,
+): Promise<Result> {
+  const deadline = performance.now() + DEADLINE_MS;
+  for (;;) {
+    const result = await attempt();
+    if (result !== null) return result;
+    if (performance.now() > deadline) {
+      throw new Error(`waited ${DEADLINE_MS} ms for ${what()}; the last lines:\n${lines.slice(-40).join("\n")}`);
+    }
+    await delay(POLL_MS);
+  }
+}
+
+/** Faults left over would strike the next test. */
+export function clearFaults(cluster: Cluster): void {
+  const directory = join(cluster.directory, "faults");
+  for (const name of readdirSync(directory)) rmSync(join(directory, name), { force: true });
+}

@@ -1,0 +1,74 @@
+import { describe, expect, it } from "vitest";
+import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
+import { describePlan } from "../../orchestrator/planner/describe-plan.js";
+import { groupLayers } from "../../orchestrator/planner/group-layers.js";
+import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
+
+const fields = { ...LLAMA, num_hidden_layers: 6 };
+const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
+const planOf = (tensorParallelSize: number) =>
+  planReload({ table, config, tensorParallelSize, scheme: "fp8-channel", ignore: [], dtype: "auto" });
+const plan = planOf(4);
+
+describe("groupLayers", () => {
+  it("puts a number of layers into each job, in order, the last with the rest", () => {
+    expect(groupLayers(plan, 1)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8].map((layer) => [layer]));
+    expect(groupLayers(plan, 4)).toEqual([[0, 1, 2, 3], [4, 5, 6, 7], [8]]);
+    expect(groupLayers(plan, 100)).toEqual([[0, 1, 2, 3, 4, 5, 6, 7, 8]]);
+  });
+
+  it("on auto fills jobs up to the bytes a rank reads and writes, and never splits a layer", () => {
+    const { layers } = describePlan(plan, 1);
+    const bytesOf = (job: number[]) =>
+      job.reduce((sum, layer) => sum + (layers[layer]?.read_bytes ?? 0) + (layers[layer]?.held_bytes ?? 0), 0);
+    const target = 2 * bytesOf([1]) + 1;
+    const jobs = groupLayers(plan, "auto", target);
+    expect(jobs.flat()).toEqual([...layers.keys()]);
+    jobs.forEach((job, index) => {
+      expect(bytesOf(job)).toBeLessThanOrEqual(target);
+      expect(bytesOf([...job, ...(jobs[index + 1]?.slice(0, 1) ?? [])]) > target || index === jobs.length - 1).toBe(
+        true,
+      );
+    });
+    expect(groupLayers(plan, "auto", 1)).toEqual(groupLayers(plan, 1));
+    expect(groupLayers(plan, "auto")).toHaveLength(1);
+  });
+});
+
+describe("describePlan", () => {
+  it("counts what each rank reads: all ranks of a plan without replicas together read the checkpoint once", () => {
+    const one = describePlan(planOf(1), "auto").ranks[0];
+    const shapes = shapesOf(fields);
+    const bytes = Object.values(shapes).reduce(
+      (sum, shape) => sum + shape.reduce((product, size) => product * size, 2),
+      0,
+    );
+    expect(one?.read_bytes).toBe(bytes);
+    const replicated = (6 * 2 + 1) * 24 * 2;
+    const two = describePlan(planOf(2), "auto").ranks;
+    expect(two.reduce((sum, { read_bytes }) => sum + read_bytes - replicated, 0)).toBe(bytes - replicated);
+  });
+
+  it("says the jobs, what is held, and an estimate that has room for both halves of the arena", () => {
+    const arena = layoutArena(plan.layout);
+    const view = describePlan(plan, 4);
+    expect(view.jobs_per_rank).toBe(3);
+    expect(view.layers.map(({ job }) => job)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 2]);
+    expect(view.layers[1]).toMatchObject({ name: "model.layers.0", kernel_tensors: 6 + 4 + 4 });
+    const held = arena.tensors.reduce((sum, { bytes }) => sum + bytes, 0);
+    expect(view.layers.reduce((sum, { held_bytes }) => sum + held_bytes, 0)).toBe(held);
+    expect(view.ranks).toHaveLength(4);
+    for (const rank of view.ranks) {
+      expect(rank.held_bytes).toBe(held);
+      expect(rank.arena_bytes).toBe(arena.headerBytes.byteLength + arena.dataBytes);
+      expect(rank.peak_memory_bytes).toBeGreaterThan(2 * arena.dataBytes);
+    }
+    expect(view).toMatchObject({
+      model_type: "llama",
+      recipe: "fp8-channel",
+      skipped: [],
+      layout_digest: plan.layoutDigest,
+    });
+  });
+});

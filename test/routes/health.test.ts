@@ -1,0 +1,135 @@
+import { afterEach, describe, expect, it } from "vitest";
+import type { ReloadView } from "../../orchestrator/contract/reload.js";
+import type { Reloads } from "../../orchestrator/reloads/reloads.js";
+import type { App } from "../../orchestrator/routes/app.js";
+import { committedView, fleetView, reloadView, testServer } from "./fake-reloads.js";
+
+let app: App;
+afterEach(() => app.close());
+const serve = async (own: Partial<Reloads> = {}) => {
+  ({ app } = await testServer(own));
+};
+const redisGone = () => Promise.reject(new Error("Connection is closed."));
+const scrape = async () => (await app.inject("/metrics")).body;
+const value = (text: string, series: string) =>
+  text
+    .split("\n")
+    .find((line) => line.startsWith(`${series} `))
+    ?.slice(series.length + 1);
+
+describe("the probes", () => {
+  it("live is true without Redis, ready is not", async () => {
+    await serve({ ready: async () => false });
+    expect((await app.inject("/livez")).statusCode).toBe(200);
+    const ready = await app.inject("/readyz");
+    expect(ready.json()).toMatchObject({ status: 503, code: "redis_unavailable", retryable: true });
+    expect(ready.headers["retry-after"]).toBe("1");
+  });
+
+  it("ready is true with Redis", async () => {
+    await serve();
+    expect((await app.inject("/readyz")).json()).toEqual({ status: "ready" });
+  });
+});
+
+describe("the metrics", () => {
+  const later = new Date(Date.now() + 60_000).toISOString();
+
+  it("count each reload once when submitted and once when ended, with its phases in seconds", async () => {
+    let listed: ReloadView[] = [reloadView({ created_at: later })];
+    const ended = committedView({ created_at: later, finished_at: later });
+    await serve({ list: async () => ({ reloads: listed, next_cursor: null }), get: async () => ended });
+    const first = await scrape();
+    expect(value(first, 'layercast_reloads_submitted_total{kind="reload"}')).toBe("1");
+    expect(value(first, 'layercast_reloads_finished_total{kind="reload",outcome="committed"}')).toBeUndefined();
+    listed = [ended];
+    await scrape();
+    const third = await scrape();
+    expect(value(third, 'layercast_reloads_submitted_total{kind="reload"}')).toBe("1");
+    expect(value(third, 'layercast_reloads_finished_total{kind="reload",outcome="committed"}')).toBe("1");
+    expect(value(third, 'layercast_reload_phase_duration_seconds_sum{phase="load"}')).toBe("0.03");
+    expect(value(third, "layercast_engine_stopped_seconds_sum")).toBe("0.003");
+    expect(value(third, "layercast_read_bytes_total")).toBe("2000");
+    expect(value(third, "layercast_written_bytes_total")).toBe("1000");
+  });
+
+  it("do not count what had ended before the orchestrator started", async () => {
+    await serve({ list: async () => ({ reloads: [committedView()], next_cursor: null }) });
+    expect(await scrape()).not.toMatch(/^layercast_reloads_(submitted|finished)_total\{/m);
+  });
+
+  it("count all of several pages, and of two scrapes at once each reload once", async () => {
+    const all = Array.from({ length: 450 }, (_, n) =>
+      committedView({ reload_id: `rl-${n}`, created_at: later, finished_at: later }),
+    );
+    let upTo = 449;
+    await serve({
+      list: async ({ cursor, limit }) => {
+        const from = cursor === null ? upTo : Number(cursor);
+        const reloads = all.slice(from, from + limit);
+        return { reloads, next_cursor: from + limit < all.length ? String(from + limit) : null };
+      },
+    });
+    await scrape();
+    upTo = 0;
+    const [, text] = await Promise.all([scrape(), scrape()]);
+    expect(value(text ?? "", 'layercast_reloads_submitted_total{kind="reload"}')).toBe("450");
+  });
+
+  it("show the fleets as they are at the scrape, and none that is gone", async () => {
+    let fleets = [fleetView(), fleetView({ fleet: "b", routable: false, torn: true, queued_reload_ids: ["x"] })];
+    await serve({ fleets: async () => fleets });
+    const text = await scrape();
+    expect(value(text, 'layercast_fleet_routable{fleet="default"}')).toBe("1");
+    expect(value(text, 'layercast_fleet_routable{fleet="b"}')).toBe("0");
+    expect(value(text, 'layercast_fleet_torn{fleet="b"}')).toBe("1");
+    expect(value(text, 'layercast_fleet_reloads_queued{fleet="b"}')).toBe("1");
+    expect(value(text, 'layercast_fleet_ranks_alive{fleet="default"}')).toBe("2");
+    expect(value(text, "layercast_redis_up")).toBe("1");
+    fleets = [];
+    expect(await scrape()).not.toContain('fleet="b"');
+  });
+
+  it("can be scraped without Redis, and then say so", async () => {
+    await serve({ fleets: redisGone, list: redisGone });
+    expect(value(await scrape(), "layercast_redis_up")).toBe("0");
+  });
+
+  it("have the requests by route, never by id, and the process's own", async () => {
+    await serve();
+    await app.inject("/v1/reloads/rl-77");
+    const text = await scrape();
+    expect(text).toContain(
+      'layercast_http_request_duration_seconds_count{method="GET",route="/v1/reloads/:id",status="200"} 1',
+    );
+    expect(text).not.toContain("rl-77");
+    expect(text).toContain("process_cpu_seconds_total");
+  });
+});
+
+describe("the dashboard", () => {
+  it("is served with everything it loads, from this server alone", async () => {
+    await serve();
+    const page = await app.inject("/");
+    expect(page.headers["content-type"]).toBe("text/html; charset=utf-8");
+    expect(page.headers["content-security-policy"]).toContain("default-src 'self'");
+    const own = [...page.body.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1] ?? "");
+    const files = own.filter((url) => url.startsWith("/dashboard/"));
+    expect(files.sort()).toEqual(["/dashboard/dashboard.css", "/dashboard/dashboard.js"]);
+    for (const file of files) {
+      const { statusCode, body } = await app.inject(file);
+      expect(statusCode).toBe(200);
+      for (const [, imported = ""] of body.matchAll(/from "([^"]+)"/g)) {
+        expect([imported, (await app.inject(imported)).statusCode]).toEqual([imported, 200]);
+      }
+    }
+    expect(own.filter((url) => url.includes("//"))).toEqual([]);
+  });
+
+  it("has no other files", async () => {
+    await serve();
+    for (const file of ["..%2Fserver.ts", "package.json", "%2e%2e%2fmain.ts"]) {
+      expect((await app.inject(`/dashboard/${file}`)).statusCode).toBe(404);
+    }
+  });
+});

@@ -1,0 +1,134 @@
+// `npm test`: every check and test, one step after the other; a step that fails does not keep the next from running.
+// The last line is `N passed, N failed`. Arguments name the steps to run (default: all).
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const scratch = mkdtempSync(join(tmpdir(), "layercast-test-"));
+const cores = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? "2";
+
+const STEPS = [
+  { name: "lint", run: () => check("biome", "ci", ".") },
+  { name: "types", run: () => check("tsc", "-p", "tsconfig.json") },
+  { name: "imports", run: checkImports },
+  { name: "dead-code", run: () => check("knip") },
+  { name: "native", run: () => nativeTests("build-test", "") },
+  { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined") },
+  { name: "unit", run: () => vitest("unit") },
+  { name: "e2e", run: () => vitest("e2e") },
+];
+
+/** @typedef {{ passed: number, failed: number, output: string }} Result */
+
+/** A program of node_modules that says by its exit code whether all is well. @returns {Promise<Result>} */
+async function check(program, ...args) {
+  const { code, output } = await execute(join(root, "node_modules", ".bin", program), args);
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, output };
+}
+
+/** Who imports whom, for TypeScript and for the one C++ file that may know Node. */
+async function checkImports() {
+  const folders = ["orchestrator", "worker", "native", "test"];
+  const rules = await check("depcruise", "--config", ".dependency-cruiser.cjs", ...folders);
+  const offenders = nativeSources()
+    .filter((file) => /#include\s*[<"]napi\.h[>"]/.test(readFileSync(file, "utf8")))
+    .map((file) => relative(root, file))
+    .filter((file) => file !== "native/src/addon.cc" && file !== "native/src/addon_values.h");
+  const found = offenders.map((file) => `${file} includes napi.h: only native/src/addon.cc may\n`).join("");
+  const failed = offenders.length > 0 ? 1 : 0;
+  return { passed: rules.passed + 1 - failed, failed: rules.failed + failed, output: rules.output + found };
+}
+
+function nativeSources() {
+  const entries = readdirSync(join(root, "native", "src"), { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => /\.(cc|h|cu|cuh)$/.test(entry.name))
+    .map((entry) => join(entry.parentPath, entry.name));
+}
+
+/** Builds and runs the native core's own tests, which end with `N passed, N failed`. */
+async function nativeTests(folder, sanitize) {
+  const build = join("native", folder);
+  const options = ["-DLAYERCAST_TESTS=ON", `-DLAYERCAST_SANITIZE=${sanitize}`];
+  let output = "";
+  for (const args of [
+    ["-S", "native", "-B", build, ...options],
+    ["--build", build, "--parallel", cores],
+  ]) {
+    const step = await execute("cmake", args);
+    output += step.output;
+    if (step.code !== 0) return { passed: 0, failed: 1, output };
+  }
+  const tests = await execute(join(root, build, "layercast_tests"), []);
+  const counts = /(\d+) passed, (\d+) failed/.exec(tests.output);
+  const [passed, counted] = [Number(counts?.[1] ?? 0), Number(counts?.[2] ?? 0)];
+  return { passed, failed: failures(counted, passed, tests.code), output: tests.output };
+}
+
+async function vitest(project) {
+  const report = join(scratch, `${project}.json`);
+  const args = ["run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
+  const { code, output } = await execute(join(root, "node_modules", ".bin", "vitest"), args);
+  const { numPassedTests = 0, numFailedTests = 0, numFailedTestSuites = 0 } = readReport(report);
+  const counted = Math.max(numFailedTests, numFailedTestSuites > 0 ? 1 : 0);
+  return { passed: numPassedTests, failed: failures(counted, numPassedTests, code), output };
+}
+
+function readReport(path) {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    return {}; // it did not get that far: its exit code says so
+  }
+}
+
+/** A crash counts, and so does a step that found nothing to run. */
+function failures(counted, passed, code) {
+  if (counted > 0) return counted;
+  return code === 0 && passed > 0 ? 0 : 1;
+}
+
+function execute(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8").on("data", (text) => {
+        output += text;
+      });
+    }
+    child.on("error", (error) => resolve({ code: -1, output: `${command}: ${error.message}\n` }));
+    child.on("close", (code) => resolve({ code: code ?? -1, output }));
+  });
+}
+
+async function main() {
+  const wanted = process.argv.slice(2);
+  const unknown = wanted.filter((name) => !STEPS.some((step) => step.name === name));
+  if (unknown.length > 0) {
+    console.error(`no such step: ${unknown.join(", ")}; there are ${STEPS.map((step) => step.name).join(", ")}`);
+    process.exit(2);
+  }
+  const total = { passed: 0, failed: 0 };
+  for (const step of STEPS) {
+    if (wanted.length > 0 && !wanted.includes(step.name)) continue;
+    const startedAt = performance.now();
+    const { passed, failed, output } = await step.run();
+    const seconds = ((performance.now() - startedAt) / 1000).toFixed(1);
+    console.log(
+      `${failed === 0 ? "ok  " : "FAIL"} ${step.name.padEnd(16)} ${seconds.padStart(6)} s  ${passed} passed, ${failed} failed.`,
+    );
+    if (failed > 0) console.log(output.trimEnd());
+    total.passed += passed;
+    total.failed += failed;
+  }
+  rmSync(scratch, { recursive: true, force: true });
+  console.log(`${total.passed} passed, ${total.failed} failed`);
+  process.exitCode = total.failed === 0 ? 0 : 1;
+}
+
+await main();

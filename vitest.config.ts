@@ -1,0 +1,32 @@
+// Two projects: `unit` needs no Redis that is shared and no build; `e2e` runs the built program as processes.
+
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    // Native addon, signals, and the kernel's watch over owned processes all want a process, not a thread.
+    pool: "forks",
+    maxWorkers: 2,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["test/**/*.test.ts"],
+          exclude: ["test/e2e/**", "test/bench/**"],
+          testTimeout: 15_000,
+          hookTimeout: 15_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "e2e",
+          include: ["test/e2e/**/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+    ],
+  },
+});

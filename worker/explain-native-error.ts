@@ -1,0 +1,82 @@
+// What the native core says in numbers, said in the checkpoint's names.
+
+import { hostname } from "node:os";
+import { isNativeError, type NativeError } from "../native/native.js";
+import { LayercastError } from "../orchestrator/contract/errors.js";
+import type { Plan } from "../orchestrator/contract/plan.js";
+import { describeElement, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
+
+/** `what` is the work that failed, such as "layer model.layers.7". */
+export function explainNativeError(error: unknown, plan: Plan, resolved: ResolvedProgram, what: string): unknown {
+  if (!isNativeError(error)) return error;
+  const file = resolved.program.files[error.details.file ?? -1]?.path ?? "a checkpoint file";
+  switch (error.code) {
+    case "NATIVE_SOURCE_CHANGED":
+      return explained(
+        error,
+        "source_changed",
+        `${file} is not what was planned (${error.message}); submit the checkpoint again`,
+        { file },
+      );
+    case "NATIVE_SOURCE_NOT_FOUND":
+      return explained(
+        error,
+        "source_not_found",
+        `${file} cannot be read on host ${hostname()} (${error.message}); every worker must be able to read the source`,
+        { file, host: hostname() },
+      );
+    case "NATIVE_NON_FINITE": {
+      const { tensor, index } = elementOf(error, plan, resolved);
+      return explained(
+        error,
+        "non_finite_weights",
+        `${tensor}[${index.join(", ")}] is not finite; mend the checkpoint, or submit with install.allow_non_finite`,
+        { tensor, index },
+      );
+    }
+    case "NATIVE_NOT_POSITIVE": {
+      const { tensor } = elementOf(error, plan, resolved);
+      return explained(
+        error,
+        "checkpoint_invalid",
+        `${tensor} is zero or negative; an attention scale must be positive`,
+        { tensor },
+      );
+    }
+    case "NATIVE_OUT_OF_MEMORY":
+      return explained(
+        error,
+        "out_of_memory",
+        `${what} needs memory or disk space that host ${hostname()} does not have: ${error.message}`,
+        {
+          host: hostname(),
+          ...error.details,
+        },
+      );
+    case "NATIVE_IO":
+      return explained(error, "io_error", `${what} on host ${hostname()}: ${error.message}`, {
+        host: hostname(),
+        ...error.details,
+      });
+    case "NATIVE_INVALID_ARGUMENT":
+      return explained(error, "internal", `${what}: ${error.message}`, {});
+    case "NATIVE_CANCELLED":
+      return explained(error, "cancelled", `${what} was cancelled`, {});
+    default:
+      return error.code satisfies never;
+  }
+}
+
+function elementOf(error: NativeError, plan: Plan, resolved: ResolvedProgram) {
+  const { slice = 0, row = 0, col = 0 } = error.details;
+  return describeElement(plan.layout, resolved, { slice, row, col });
+}
+
+function explained(
+  cause: NativeError,
+  code: LayercastError["code"],
+  message: string,
+  details: Record<string, unknown>,
+): LayercastError {
+  return new LayercastError(code, message, details, cause);
+}

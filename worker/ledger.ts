@@ -1,0 +1,150 @@
+// Who owns a rank's staging, and what is in it (P2). Values and transitions, no I/O: the worker keeps one Ledger beside the
+// memory it describes, so both are lost together. `closed`, `open`, `prepared` and `undo` are all that staging can be.
+
+import { LayercastError } from "../orchestrator/contract/errors.js";
+import type { Held } from "../orchestrator/reloads/protocol/state.js";
+
+/** The reload that a write, a finalize or a swap speaks for. */
+export interface Owner {
+  reload: string;
+  epoch: number;
+  /** The reload whose plan and source give the bytes. */
+  content: string;
+}
+
+export type Staging =
+  | { kind: "closed" }
+  | { kind: "open"; owner: Owner; layers: Map<number, bigint>; finalized: bigint | null }
+  /** `adopted`: the undo that became the prepared bytes without a write, and is undo again if the reload ends undecided. */
+  | {
+      kind: "prepared";
+      owner: Owner;
+      digest: bigint;
+      generation: number;
+      adopted: { held: Held; digest: bigint } | null;
+    }
+  | { kind: "undo"; held: Held; digest: bigint };
+
+export interface Ledger {
+  staging: Staging;
+  /** Lower epochs are refused: a late job of an ended reload harms nothing (P1). */
+  highestEpoch: number;
+}
+
+export function newLedger(highestEpoch: number): Ledger {
+  return { staging: { kind: "closed" }, highestEpoch };
+}
+
+export function isOwner(staging: Staging, { reload, epoch }: Owner): boolean {
+  return "owner" in staging && staging.owner.reload === reload && staging.owner.epoch === epoch;
+}
+
+function refuseLowerEpoch(ledger: Ledger, { reload, epoch }: Owner): void {
+  if (epoch >= ledger.highestEpoch) return;
+  throw new LayercastError("stale_job", `reload ${reload} has epoch ${epoch}, this rank is at ${ledger.highestEpoch}`, {
+    reload,
+    epoch,
+    highest_epoch: ledger.highestEpoch,
+  });
+}
+
+/** -> open(owner) with nothing in it, unless it is that owner's already. What was there, undo included, is gone. */
+export function open(ledger: Ledger, owner: Owner): Ledger {
+  refuseLowerEpoch(ledger, owner);
+  if (isOwner(ledger.staging, owner)) return ledger;
+  return { staging: { kind: "open", owner, layers: new Map(), finalized: null }, highestEpoch: owner.epoch };
+}
+
+/** A write may begin only under open(owner). */
+export function requireOpen(ledger: Ledger, owner: Owner): Extract<Staging, { kind: "open" }> {
+  refuseLowerEpoch(ledger, owner);
+  const { staging } = ledger;
+  if (staging.kind === "open" && isOwner(staging, owner)) return staging;
+  throw new LayercastError("not_prepared", `staging is ${staging.kind}, not open for reload ${owner.reload}`, {
+    reload: owner.reload,
+    staging: staging.kind,
+  });
+}
+
+/** A layer is staged whole; its digest is a summand of the rank's. */
+export function recordLayer(ledger: Ledger, owner: Owner, layer: number, digest: bigint): Ledger {
+  const staging = requireOpen(ledger, owner);
+  return { ...ledger, staging: { ...staging, layers: new Map(staging.layers).set(layer, digest) } };
+}
+
+export function missingLayers(ledger: Ledger, owner: Owner, layerCount: number): number[] {
+  const { layers } = requireOpen(ledger, owner);
+  return Array.from({ length: layerCount }, (_, layer) => layer).filter((layer) => !layers.has(layer));
+}
+
+export function recordFinalized(ledger: Ledger, owner: Owner, digest: bigint): Ledger {
+  return { ...ledger, staging: { ...requireOpen(ledger, owner), finalized: digest } };
+}
+
+/** open -> prepared: every layer and the finalize tensors are in; nothing more can be written. */
+export function prepare(ledger: Ledger, owner: Owner, layerCount: number, generation: number): Ledger {
+  const { layers, finalized } = requireOpen(ledger, owner);
+  if (layers.size !== layerCount || finalized === null) {
+    throw new LayercastError(
+      "not_prepared",
+      `reload ${owner.reload} has ${layers.size} of ${layerCount} layers staged`,
+      {
+        reload: owner.reload,
+      },
+    );
+  }
+  const digest = [...layers.values()].reduce(addDigests, finalized);
+  return { ...ledger, staging: { kind: "prepared", owner, digest, generation, adopted: null } };
+}
+
+/** undo -> prepared for a rollback to the very bytes that undo holds; null when it does not. */
+export function adoptUndo(ledger: Ledger, owner: Owner, generation: number): Ledger | null {
+  refuseLowerEpoch(ledger, owner);
+  const { staging } = ledger;
+  if (staging.kind !== "undo" || staging.held.content !== owner.content) return null;
+  const { held, digest } = staging;
+  return {
+    staging: { kind: "prepared", owner, digest, generation, adopted: { held, digest } },
+    highestEpoch: owner.epoch,
+  };
+}
+
+/** The swap's precondition (P4): prepared by this owner at the arena generation that still stands. */
+export function requirePrepared(
+  ledger: Ledger,
+  owner: Owner,
+  generation: number,
+): Extract<Staging, { kind: "prepared" }> {
+  const { staging } = ledger;
+  if (staging.kind === "prepared" && isOwner(staging, owner) && staging.generation === generation) return staging;
+  throw new LayercastError("not_prepared", `staging is ${staging.kind}, not prepared for reload ${owner.reload}`, {
+    reload: owner.reload,
+    staging: staging.kind,
+    generation,
+  });
+}
+
+/** prepared -> undo(what was live), or closed when nothing was or nothing can be brought back. */
+export function swapped(ledger: Ledger, undo: { held: Held; digest: bigint } | null): Ledger {
+  return { ...ledger, staging: undo === null ? { kind: "closed" } : { kind: "undo", ...undo } };
+}
+
+/** The owner's reload ended undecided: adopted bytes are undo again, half-written ones are nobody's. */
+export function release(ledger: Ledger): Ledger {
+  const { staging } = ledger;
+  if (!("owner" in staging)) return ledger;
+  const adopted = staging.kind === "prepared" ? staging.adopted : null;
+  return { ...ledger, staging: adopted === null ? { kind: "closed" } : { kind: "undo", ...adopted } };
+}
+
+export function addDigests(a: bigint, b: bigint): bigint {
+  return BigInt.asUintN(64, a + b);
+}
+
+export function digestFromHex(hex: string): bigint {
+  return BigInt(`0x${hex}`);
+}
+
+export function digestToHex(digest: bigint): string {
+  return digest.toString(16).padStart(16, "0");
+}

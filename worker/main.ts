@@ -1,0 +1,40 @@
+// The `layercast worker` command: one rank until it is told to stop, or must.
+
+import { readLogLevel } from "../orchestrator/config.js";
+import { createLog } from "../orchestrator/log.js";
+import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js";
+
+const DRAIN_DEADLINE_MS = 30_000;
+
+export async function runWorker(options: Omit<WorkerOptions, "log" | "onFatal">): Promise<void> {
+  const log = createLog({
+    name: "worker",
+    logLevel: readLogLevel(process.env),
+    redisUrl: options.redisUrl,
+    token: null,
+  });
+  let worker: RunningWorker | null = null;
+  let stopping = false;
+
+  const stop = (signal: string) => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ signal }, "stopping");
+    setTimeout(() => process.exit(1), DRAIN_DEADLINE_MS).unref();
+    (worker?.stop() ?? Promise.resolve()).then(
+      () => process.exit(0),
+      (error: unknown) => {
+        log.error({ err: error }, "stopping failed");
+        process.exit(1);
+      },
+    );
+  };
+  process.once("SIGTERM", () => stop("SIGTERM"));
+  process.once("SIGINT", () => stop("SIGINT"));
+
+  const onFatal = (reason: string) => {
+    log.fatal(reason);
+    process.exit(1);
+  };
+  worker = await startWorker({ ...options, log, onFatal });
+}

@@ -1,0 +1,118 @@
+// A rank's progress in a reload, told at most every quarter second and at each phase's end: into the reload's hash, its
+// event stream and, as a hint, its channel. Best effort: the protocol never goes by it.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import type { Redis } from "ioredis";
+import type { Logger } from "pino";
+import type { LayerReport } from "../native/native.js";
+import type { ErrorReport } from "../orchestrator/contract/errors.js";
+import { CHANNELS, KEYS } from "../orchestrator/contract/jobs.js";
+import type { RankProgress, ReloadEvents } from "../orchestrator/contract/reload.js";
+import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-store.js";
+
+export interface ProgressReport {
+  readonly progress: RankProgress;
+  attempted(): void;
+  layerDone(layer: number, report: LayerReport): void;
+  /** Told at once. */
+  phase(state: RankProgress["state"], times?: Partial<Pick<RankProgress, "finalize_ms" | "swap_ms">>): void;
+  retry(layer: string, attempt: number, error: ErrorReport): void;
+}
+
+const REPORT_EVERY_MS = 250;
+const EVENTS_KEPT = 2_000;
+
+export function openReport(
+  redis: Redis,
+  log: Logger,
+  reload: string,
+  who: Pick<RankProgress, "replica" | "rank" | "incarnation">,
+  layerCount: number,
+): ProgressReport {
+  const progress: RankProgress = { ...who, ...NOTHING_DONE };
+  const done = new Array<string>(layerCount).fill("0");
+  let toldAt = Number.NEGATIVE_INFINITY;
+  resetPeakMemory();
+
+  function tell<Name extends keyof ReloadEvents>(name: Name, payload: ReloadEvents[Name]): void {
+    progress.peak_memory_bytes = peakMemoryBytes();
+    const report: RankReport = { progress, layersDone: done.join("") };
+    redis
+      .pipeline()
+      .hset(KEYS.reload(reload), `${RANK_FIELD}${who.replica}/${who.rank}`, JSON.stringify(report))
+      .xadd(KEYS.events(reload), "MAXLEN", "~", EVENTS_KEPT, "*", "name", name, "payload", JSON.stringify(payload))
+      .publish(CHANNELS.reload, reload)
+      .exec()
+      .catch((error: unknown) => log.warn({ reload, err: error }, "progress could not be reported"));
+  }
+
+  return {
+    progress,
+    attempted: () => void progress.attempts++,
+    layerDone(layer, report) {
+      if (done[layer] === "0") progress.layers_done += 1;
+      done[layer] = "1";
+      addLayer(progress, report);
+      const now = performance.now();
+      if (now - toldAt < REPORT_EVERY_MS) return;
+      toldAt = now;
+      tell("progress", progress);
+    },
+    phase(state, times = {}) {
+      Object.assign(progress, { state }, times);
+      tell("progress", progress);
+    },
+    retry: (layer, attempt, error) =>
+      tell("retry", {
+        replica: who.replica,
+        rank: who.rank,
+        layer,
+        attempt,
+        error: { ...error, details: { ...error.details } },
+      }),
+  };
+}
+
+const NOTHING_DONE = {
+  state: "waiting",
+  layers_done: 0,
+  attempts: 0,
+  bytes_read: 0,
+  bytes_written: 0,
+  read_ms: 0,
+  place_ms: 0,
+  quantize_ms: 0,
+  write_ms: 0,
+  finalize_ms: 0,
+  swap_ms: 0,
+  peak_memory_bytes: 0,
+} as const satisfies Omit<RankProgress, "replica" | "rank" | "incarnation">;
+
+export function addLayer(progress: RankProgress, report: LayerReport): void {
+  progress.bytes_read += report.bytesRead;
+  progress.bytes_written += report.bytesWritten;
+  progress.read_ms += report.readMs;
+  progress.place_ms += report.placeMs;
+  progress.quantize_ms += report.quantizeMs;
+  progress.write_ms += report.writeMs;
+}
+
+/** Linux counts a new high-water mark from here; elsewhere the process's own stands in. */
+function resetPeakMemory(): void {
+  try {
+    writeFileSync("/proc/self/clear_refs", "5");
+  } catch {
+    // then the mark is the process's, not the reload's
+  }
+}
+
+/** The highest resident set size since the reset, as the kernel measured it. */
+function peakMemoryBytes(): number {
+  try {
+    const kibibytes = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+    if (kibibytes !== undefined) return Number(kibibytes) * 1024;
+  } catch {
+    // no /proc here
+  }
+  return process.resourceUsage().maxRSS * 1024;
+}

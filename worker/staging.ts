@@ -1,0 +1,205 @@
+// The one owner of a rank's staging at work (P2, P4): opens it for a reload, lets writes in while it is open, closes it when
+// all is there, swaps. Opening, preparing and swapping shut the gate first and wait until no native write is in flight.
+
+import type { LayerReport, NativeCore } from "../native/native.js";
+import { LayercastError } from "../orchestrator/contract/errors.js";
+import { createResolver, type Resolve, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
+import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { Held } from "../orchestrator/reloads/protocol/state.js";
+import { explainNativeError } from "./explain-native-error.js";
+import {
+  adoptUndo,
+  digestFromHex,
+  digestToHex,
+  isOwner,
+  type Ledger,
+  missingLayers,
+  newLedger,
+  type Owner,
+  open,
+  prepare,
+  recordFinalized,
+  recordLayer,
+  release,
+  requireOpen,
+  requirePrepared,
+  swapped,
+} from "./ledger.js";
+import type { NativeWork } from "./native-work.js";
+import type { Destination, RankArena } from "./rank-arena.js";
+
+export interface RankStaging {
+  ledger(): Ledger;
+  /** Opens staging for the owner unless it has it; what another had there is gone. */
+  open(owner: Owner, plan: LoadedPlan, mode: "staged" | "in_place"): Promise<void>;
+  /** Layers not staged yet. */
+  missing(owner: Owner, plan: LoadedPlan): number[];
+  /** Stages one layer; null when it is there already. */
+  loadLayer(owner: Owner, plan: LoadedPlan, layer: number): Promise<LayerReport | null>;
+  /** The rank barrier has fallen: stages what waited for it, then closes staging. */
+  finalize(owner: Owner, plan: LoadedPlan): Promise<void>;
+  /** Takes undo for prepared when it holds the owner's content. */
+  adopt(owner: Owner): Promise<boolean>;
+  /** The token's facts, when prepared by the owner. */
+  prepared(owner: Owner): { digest: string; generation: number } | null;
+  /** Makes the prepared bytes live; the ones before become undo. Returns how long it took. */
+  swap(owner: Owner, held: Held): Promise<number>;
+  /** Gives up what an ended reload has staged, and stops what still runs for it. */
+  release(owner: Owner): Promise<void>;
+  /** Runs while nothing can be swapped. */
+  whileStanding<Result>(run: () => Promise<Result>): Promise<Result>;
+}
+
+export interface StagingOptions {
+  core: NativeCore;
+  arena: RankArena;
+  work: NativeWork;
+  rank: number;
+}
+
+/** A native call may take this long, and longer the more it has to write. */
+const CALL_BASE_MS = 30_000;
+const SLOWEST_BYTES_PER_MS = 20_000;
+
+export function openStagingOwner({ core, arena, work, rank }: StagingOptions): RankStaging {
+  const found = arena.liveState();
+  let ledger = newLedger(found.held?.epoch ?? 0);
+  let destination: Destination | null = null;
+  /** The arena generation that the fleet knows; writing in place makes it odd from the opening on. */
+  let generationAtOpen = found.generation;
+  let resolver: { layoutDigest: string; resolve: Resolve } | null = null;
+  let gate: Promise<void> = Promise.resolve();
+  let shut = 0;
+
+  /** One at a time, with the gate shut and no write in flight. */
+  function exclusively<Result>(run: () => Result | Promise<Result>): Promise<Result> {
+    shut += 1;
+    const before = gate;
+    const result = before.then(() => work.drained()).then(run);
+    gate = result.then(
+      () => void shut--,
+      () => void shut--,
+    );
+    return result;
+  }
+
+  async function gateOpen(): Promise<void> {
+    while (shut > 0) await gate;
+  }
+
+  function resolverOf(plan: LoadedPlan, target: Destination["target"]): Resolve {
+    if (resolver?.layoutDigest !== plan.layoutDigest) {
+      resolver = { layoutDigest: plan.layoutDigest, resolve: createResolver(plan.layout, target.layout) };
+    }
+    return resolver.resolve;
+  }
+
+  /** Runs a program while staging is open for the owner. */
+  async function write(
+    owner: Owner,
+    plan: LoadedPlan,
+    layers: number[],
+    phase: "layer" | "finalize",
+  ): Promise<{ report: LayerReport; layers: number[] }> {
+    await gateOpen();
+    requireOpen(ledger, owner);
+    const { target, half } = requireDestination(destination);
+    const { allowNonFinite } = plan;
+    const resolved = resolverOf(plan, target)(plan.source, { layers, rank, phase, allowNonFinite });
+    const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
+    const deadlineMs = CALL_BASE_MS + bytesOf(resolved) / SLOWEST_BYTES_PER_MS;
+    try {
+      const report = await work.run(what, deadlineMs, (cancel) =>
+        core.runLayer(target.arena, half, resolved.program, cancel),
+      );
+      return { report, layers };
+    } catch (error) {
+      throw explainNativeError(error, plan, resolved, what);
+    }
+  }
+
+  return {
+    ledger: () => ledger,
+    missing: (owner, plan) => missingLayers(ledger, owner, plan.layout.layers.length),
+    async open(owner, plan, mode) {
+      if (isOwner(ledger.staging, owner)) return;
+      const opened = open(ledger, owner);
+      work.cancelAll();
+      await exclusively(() => {
+        if (isOwner(ledger.staging, owner)) return;
+        ledger = { staging: { kind: "closed" }, highestEpoch: owner.epoch };
+        generationAtOpen = arena.page().generation;
+        destination = arena.makeDestination(plan.layout, plan.layoutDigest, mode);
+        if (destination.mode === "live") arena.beginSwap(owner.epoch, owner.reload);
+        ledger = opened;
+      });
+    },
+    async loadLayer(owner, plan, layer) {
+      if (requireOpen(ledger, owner).layers.has(layer)) return null;
+      const { report } = await write(owner, plan, [layer], "layer");
+      ledger = recordLayer(ledger, owner, layer, digestFromHex(report.digest));
+      return report;
+    },
+    async finalize(owner, plan) {
+      const all = plan.layout.layers.map((_, layer) => layer);
+      const { report } = await write(owner, plan, all, "finalize");
+      await exclusively(() => {
+        ledger = recordFinalized(ledger, owner, digestFromHex(report.digest));
+        ledger = prepare(ledger, owner, all.length, generationAtOpen);
+      });
+    },
+    adopt: (owner) =>
+      exclusively(() => {
+        const adopted = adoptUndo(ledger, owner, arena.page().generation);
+        const target = arena.standing();
+        if (adopted === null || target === null) return false;
+        destination = { target, half: "staging", mode: "staging" };
+        ledger = adopted;
+        return true;
+      }),
+    prepared(owner) {
+      const { staging } = ledger;
+      if (staging.kind !== "prepared" || !isOwner(staging, owner)) return null;
+      return { digest: digestToHex(staging.digest), generation: staging.generation };
+    },
+    swap: (owner, held) =>
+      exclusively(async () => {
+        const { target, mode } = requireDestination(destination);
+        const generation = mode === "live" ? generationAtOpen : arena.page().generation;
+        const { digest } = requirePrepared(ledger, owner, generation);
+        const before = arena.liveState();
+        const beforeDigest = digestFromHex(arena.page().digest);
+        const startedAt = performance.now();
+        arena.beginSwap(owner.epoch, owner.reload);
+        if (mode === "staging") await exchangeAll(core, target);
+        if (mode === "next") arena.takeOver(target);
+        arena.endSwap(target, held, digestToHex(digest));
+        const undo = mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest } : null;
+        ledger = swapped(ledger, undo);
+        return performance.now() - startedAt;
+      }),
+    async release(owner) {
+      if (!isOwner(ledger.staging, owner)) return;
+      work.cancelAll();
+      await exclusively(() => {
+        if (isOwner(ledger.staging, owner)) ledger = release(ledger);
+      });
+    },
+    whileStanding: (run) => exclusively(run),
+  };
+}
+
+/** Once begun an exchange is not stopped: half exchanged is neither the old nor the new. */
+async function exchangeAll(core: NativeCore, { arena, layout }: Destination["target"]): Promise<void> {
+  const spans = layout.tensors.filter(({ bytes }) => bytes > 0).map(({ offset, bytes }) => ({ offset, bytes }));
+  await core.exchange(arena, spans, core.createCancel());
+}
+
+function requireDestination(destination: Destination | null): Destination {
+  if (destination === null) throw new LayercastError("internal", "staging has no destination, yet it is open");
+  return destination;
+}
+
+function bytesOf({ spans }: ResolvedProgram): number {
+  return spans.reduce((sum, { bytes }) => sum + bytes, 0);
+}
