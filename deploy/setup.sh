@@ -86,12 +86,15 @@ install_packages() {
   local stamp=node_modules/.layercast-setup digest
   digest=$(cat package-lock.json .npmrc | digest_of)
   if stamp_is "$stamp" "dev $digest" || stamp_is "$stamp" "$packages $digest"; then return 0; fi
+  # The versions are the lock file's. `npm ci` would do the same, but refuses where a registry lacks a package for some other
+  # platform that the lock file therefore cannot name.
+  local install=(npm install --no-save --ignore-scripts --no-audit --no-fund)
   if [ "$packages" = dev ]; then
-    say "installing npm packages, those of the tests too (npm ci)"
-    quietly npm ci --ignore-scripts --no-audit --no-fund --include=dev
+    say "installing npm packages, those of the tests too (npm install)"
+    quietly "${install[@]}" --include=dev
   else
-    say "installing npm packages (npm ci)"
-    quietly npm ci --ignore-scripts --no-audit --no-fund --omit=dev
+    say "installing npm packages (npm install)"
+    quietly "${install[@]}" --omit=dev
   fi
   printf '%s' "$packages $digest" >"$stamp"
 }
@@ -112,7 +115,7 @@ build_native() {
 # What was compiled from a source that is gone must not be found any more, so another list of sources starts from nothing.
 build_typescript() {
   local stamp=dist/.layercast-setup sources
-  sources=$(find orchestrator worker native test/bench test/fixtures -name '*.ts' -not -path 'native/build*' | LC_ALL=C sort | digest_of)
+  sources=$(find orchestrator worker native test -name '*.ts' -not -name '*.test.ts' -not -path 'native/build*' | LC_ALL=C sort | digest_of)
   stamp_is "$stamp" "$sources" || rm -rf dist
   [ -d dist ] || say "compiling TypeScript (npm run build)"
   quietly npm run build

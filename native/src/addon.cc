@@ -1,5 +1,5 @@
-// The bridge to JavaScript; only this file, with its addon_arguments.h, knows of Node: arguments -> plain structs, work ->
-// the pool, results -> plain objects. Functions stand in the order of NativeCore in native.ts.
+// The bridge to JavaScript; only this file, with its addon_arguments.h, knows of Node: arguments -> plain structs, work
+// -> the pool, results -> plain objects. Functions stand in the order of NativeCore in native.ts.
 #include <napi.h>
 
 #include <functional>

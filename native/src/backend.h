@@ -1,10 +1,11 @@
-// What the core asks of a device: memory for an arena's halves, and the numbers. The core does the rest (files, threads,
-// cancelling, errors). A plain table of functions that do not throw, so that a shared object opened with dlopen can meet
-// it: it exports `layercast_backend` (a BackendEntry), which returns the table. The CPU's (cpu/backend.cc) is the oracle for every other.
+// What the core asks of a device: memory for an arena's halves, and the numbers. The core does the rest (files,
+// threads, cancelling, errors). A plain table of functions that do not throw, so that a shared object opened with
+// dlopen can meet it: it exports `layercast_backend` (a BackendEntry), which returns the table. The CPU's
+// (cpu/backend.cc) is the oracle for every other.
 //
-// Threads: at most one at a time calls with a given lane, so what a lane needs (scratch; a stream and pinned buffers) needs
-// no lock. Work may be queued: a tile's host memory is the backend's again once measure or put has returned, and nothing
-// is sure to be done before finish (a run), or the function's own return (all others).
+// Threads: at most one at a time calls with a given lane, so what a lane needs (scratch; a stream and pinned buffers)
+// needs no lock. Work may be queued: a tile's host memory is the backend's again once measure or put has returned, and
+// nothing is sure to be done before finish (a run), or the function's own return (all others).
 #pragma once
 
 #include <cstdint>

@@ -29,8 +29,8 @@ static_assert(offsetof(ControlPage, data_bytes) == 440);
 constexpr size_t kWords = sizeof(ControlPage) / 8;
 constexpr size_t kGenerationWord = offsetof(ControlPage, generation) / 8;
 constexpr Bytes<8> kMagic = {'L', 'A', 'Y', 'R', 'C', 'A', 'S', 'T'};
-/// The writer needs microseconds; a reader that never sees two equal generations in this many tries reads a page that is
-/// being hammered on purpose.
+/// The writer needs microseconds; a reader that never sees two equal generations in this many tries reads a page that
+/// is being hammered on purpose.
 constexpr int kReadTries = 100'000;
 
 using PageWords = std::array<uint64_t, kWords>;

@@ -1,5 +1,5 @@
-// The control page: 4096 bytes beside an arena that say what its live half holds. Any process may map the file and read;
-// its worker is the only writer. All integers are little-endian, text is UTF-8 filled up with zero bytes.
+// The control page: 4096 bytes beside an arena that say what its live half holds. Any process may map the file and
+// read; its worker is the only writer. All integers are little-endian, text is UTF-8 filled up with zero bytes.
 //
 //   offset  bytes
 //        0      8  magic "LAYRCAST"
@@ -84,8 +84,8 @@ class Control {
   Control(const Control&) = delete;
   Control& operator=(const Control&) = delete;
 
-  /// All fields of one moment. A generation that was odd when this view was opened, and still is, reads as torn: whoever
-  /// was swapping then is gone.
+  /// All fields of one moment. A generation that was odd when this view was opened, and still is, reads as torn:
+  /// whoever was swapping then is gone.
   ControlPage read() const;
 
   /// Makes the generation odd before any live byte changes. A torn page stays odd: its swap begins again.

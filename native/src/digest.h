@@ -1,7 +1,7 @@
 // Bytes of an arena -> a 64-bit number that can be summed in any order. Of block b (256 bytes at offset 256 b), w_j the
 // j-th little-endian 32-bit word: H(b) = B(b) * sum over j of A_j * w_j, all modulo 2^64, with A_j = mix(j + 1) | 1 and
-// B(b) = mix(~b) | 1; the digest is the sum of H(b). Being linear in the bytes, it does not depend on how a tensor's bytes
-// are cut, and bytes that are not there count as zeros. It finds accidents, not forgeries.
+// B(b) = mix(~b) | 1; the digest is the sum of H(b). Being linear in the bytes, it does not depend on how a tensor's
+// bytes are cut, and bytes that are not there count as zeros. It finds accidents, not forgeries.
 #pragma once
 
 #include <cstdint>

@@ -48,8 +48,8 @@ class ThreadPool {
 
   void post(std::function<void()> task);
 
-  /// Calls piece(0 .. count - 1), in any order, on all threads; returns, or throws, once none is running any more. A piece
-  /// that throws ends it, and so does the token (cancelled), if there is one.
+  /// Calls piece(0 .. count - 1), in any order, on all threads; returns, or throws, once none is running any more. A
+  /// piece that throws ends it, and so does the token (cancelled), if there is one.
   void each(uint64_t count, const CancelToken* cancel, const Piece& piece);
 
  private:

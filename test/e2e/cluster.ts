@@ -44,6 +44,8 @@ export interface Cluster {
   cli(...args: string[]): Promise<{ code: number; out: string; err: string }>;
   /** Waits until the fleet's ranks and routing are as the predicate says. */
   fleetWhere(matches: (fleet: Awaited<ReturnType<Client["fleet"]>>) => boolean): Promise<void>;
+  /** Waits for an orchestrator that was killed to be there again. */
+  whenAnswering(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -189,6 +191,13 @@ function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Part
           const view = await client.fleet(fleet);
           return matches(view) ? view : null;
         },
+      );
+    },
+    async whenAnswering() {
+      await until(
+        () => "the orchestrator to answer",
+        lines,
+        async () => (await client.ready()) || null,
       );
     },
     async stop() {

@@ -12,8 +12,8 @@ namespace {
 
 constexpr uint64_t kRows = 512, kCols = 4096;
 
-/// Fills staging with a pattern right after a run has ended, lets every thread of the pool end, and looks whether a byte
-/// changed.
+/// Fills staging with a pattern right after a run has ended, lets every thread of the pool end, and looks whether a
+/// byte changed.
 bool quiet_after(Bench& bench) {
   uint8_t* base = bench.arena->base(Half::staging);
   const uint64_t bytes = bench.arena->data_bytes();

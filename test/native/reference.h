@@ -1,5 +1,5 @@
-// The numbers once more, slowly: from the definition of each format, by decimal-free rounding in double, sharing nothing
-// with the core. Slow and obvious is the point.
+// The numbers once more, slowly: from the definition of each format, by decimal-free rounding in double, sharing
+// nothing with the core. Slow and obvious is the point.
 #pragma once
 
 #include <cmath>

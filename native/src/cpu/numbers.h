@@ -1,6 +1,6 @@
-// The element conversions, one value at a time: F32 <-> BF16 and F16 to nearest even, F32 -> E4M3 ("fn": largest 448, no
-// infinity). No branches, integers where rounding happens, so that loops over them become vector code that gives the same
-// bits on every machine. A NaN keeps its sign and becomes quiet.
+// The element conversions, one value at a time: F32 <-> BF16 and F16 to nearest even, F32 -> E4M3 ("fn": largest 448,
+// no infinity). No branches, integers where rounding happens, so that loops over them become vector code that gives the
+// same bits on every machine. A NaN keeps its sign and becomes quiet.
 #pragma once
 
 #include <bit>

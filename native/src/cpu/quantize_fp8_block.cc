@@ -1,5 +1,5 @@
-// fp8-block: a scale for each 128 by 128 elements. A strip is one scale block; the tile's codes are written together, so
-// that they go out in long runs.
+// fp8-block: a scale for each 128 by 128 elements. A strip is one scale block; the tile's codes are written together,
+// so that they go out in long runs.
 #include "numbers.h"
 #include "run.h"
 

@@ -58,9 +58,9 @@ struct TileWork {
 /// Elements of a strip: their F32 values fill 64 KiB.
 inline constexpr uint64_t kStripElements = 16384;
 
-/// Converts and rounds `count` elements, from the tile's element `first` on, to F32; returns the greatest absolute value
-/// as F32 bits, NaNs left out. Notes those that are not finite (for codes, an infinity then becomes the largest finite
-/// value) or not positive.
+/// Converts and rounds `count` elements, from the tile's element `first` on, to F32; returns the greatest absolute
+/// value as F32 bits, NaNs left out. Notes those that are not finite (for codes, an infinity then becomes the largest
+/// finite value) or not positive.
 uint32_t place(TileWork& work, uint64_t first, uint64_t count, float* to);
 
 /// Notes bad elements as place does, without wanting the values.
