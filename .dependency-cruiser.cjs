@@ -66,7 +66,7 @@ module.exports = {
         "^(worker|native)/",
         "^orchestrator/(planner|queue)/",
         "^orchestrator/reloads/(protocol/|(fleet|plan|record)-store\\.ts$)",
-        "^orchestrator/(redis|log)\\.ts$",
+        "^orchestrator/(config|log|redis)\\.ts$",
         // Whether a source file is still the planned one is decided by the same lines on both sides.
         "^orchestrator/checkpoint/",
       ],

@@ -30,7 +30,7 @@ export function explainNativeError(error: unknown, plan: Plan, resolved: Resolve
       return explained(
         error,
         "non_finite_weights",
-        `${tensor}[${index.join(", ")}] is not finite; mend the checkpoint, or submit with install.allow_non_finite`,
+        `${tensor}${index.length > 0 ? `[${index.join(", ")}]` : ""} is not finite; mend the checkpoint, or submit with install.allow_non_finite`,
         { tensor, index },
       );
     }

@@ -1,6 +1,6 @@
 // A reload's bytes into staging: what a layer job, a finalize job and a catching-up rank share.
 
-import { verifyFile } from "../orchestrator/checkpoint/checkpoint-file.js";
+import { verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
@@ -21,12 +21,12 @@ export interface Loading {
 /** Stages those of the layers that are not there yet, in order. */
 export async function loadLayers({ owner, plan, staging, report, scope }: Loading, layers: number[]): Promise<void> {
   for (const layer of layers) {
-    await faultPoint("worker.layer", scope);
     try {
+      await faultPoint("worker.layer", scope);
       const done = await staging.loadLayer(owner, plan, layer);
       if (done !== null) report.layerDone(layer, done);
     } catch (error) {
-      throw namingLayer(error, plan, layer, scope);
+      throw namingLayer(error, plan, layer, scope.replace("-", "/"));
     }
     await faultPoint("worker.layer_done", scope);
   }
@@ -58,7 +58,7 @@ export async function openFor({ owner, plan, mode, staging, report }: Loading): 
   const { staging: before } = staging.ledger();
   const opened = before.kind === "open" && before.owner.reload === owner.reload && before.owner.epoch === owner.epoch;
   if (opened) return;
-  await Promise.all(plan.source.files.map(verifyFile));
+  await verifyFiles(plan.source.files);
   await staging.open(owner, plan, mode);
   report.phase("loading");
 }
@@ -69,7 +69,7 @@ function namingLayer(error: unknown, plan: LoadedPlan, layer: number, rank: stri
   return new LayercastError(
     error.code,
     `rank ${rank}, ${name}: ${error.message}`,
-    { rank, layer: name, ...error.details },
+    { layer: name, ...error.details },
     error,
   );
 }

@@ -120,7 +120,7 @@ async function tellFailure(
     loading.report.retry(job.kind === "layer" ? `layers ${job.layers.join(", ")}` : job.kind, attempt, report);
     return;
   }
-  const details = { replica: rank.replica, rank: rank.rank, host: rank.host, attempts: attempt, ...report.details };
+  const details = { ...report.details, replica: rank.replica, rank: rank.rank, host: rank.host, attempts: attempt };
   await rank.store.transact(rank.fleet, (draft, { now }) =>
     fail(draft, job.reload, job.epoch, { ...report, retryable: false, details }, now),
   );

@@ -31,6 +31,27 @@ export async function verifyFile(expected: CheckpointFile): Promise<void> {
   }
 }
 
+export async function verifyFiles(expected: readonly CheckpointFile[]): Promise<void> {
+  await inParallel(expected, FILES_AT_ONCE, verifyFile);
+}
+
+export const FILES_AT_ONCE = 8;
+
+/** Results in the order of `items`; at most `width` at a time, for a checkpoint can have thousands of files. */
+export async function inParallel<Item, Result>(
+  items: readonly Item[],
+  width: number,
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> {
+  const results: Result[] = [];
+  const queue = items.entries();
+  const drain = async () => {
+    for (const [index, item] of queue) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(width, items.length) }, drain));
+  return results;
+}
+
 async function readHeaderBytes(path: string): Promise<{ file: CheckpointFile; headerBytes: Uint8Array }> {
   const handle = await openRegular(path);
   try {

@@ -6,7 +6,7 @@ import { constants, open, readdir } from "node:fs/promises";
 import path from "node:path";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
-import { readCheckpointFile } from "./checkpoint-file.js";
+import { FILES_AT_ONCE, inParallel, readCheckpointFile } from "./checkpoint-file.js";
 import { parseCheckpointIndex, type WeightMap } from "./checkpoint-index.js";
 import { type ModelConfig, parseModelConfig } from "./model-config.js";
 import { type AllowedRoots, pathOfUri, resolveAllowed, resolveRoots, sourceError } from "./source-path.js";
@@ -131,21 +131,6 @@ async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array
   }
 }
 
-/** Results in the order of `items`; at most `width` at a time, for a checkpoint can have thousands of files. */
-async function inParallel<Item, Result>(
-  items: readonly Item[],
-  width: number,
-  work: (item: Item) => Promise<Result>,
-): Promise<Result[]> {
-  const results: Result[] = [];
-  const queue = items.entries();
-  const drain = async () => {
-    for (const [index, item] of queue) results[index] = await work(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(width, items.length) }, drain));
-  return results;
-}
-
 function isSafetensors(name: string): boolean {
   return name.endsWith(".safetensors");
 }
@@ -158,4 +143,3 @@ const CONFIG = "config.json";
 const INDEX = "model.safetensors.index.json";
 const MAX_CONFIG_BYTES = 10_000_000;
 const MAX_INDEX_BYTES = 100_000_000;
-const FILES_AT_ONCE = 8;

@@ -29,9 +29,9 @@ export interface Supervised {
 export const USAGE_EXIT_CODE = 2;
 
 const FIRST_DELAY_MS = 100;
-const MAX_DELAY_MS = 10_000;
+const MAX_DELAY_MS = 2_000;
 /** A child that ran this long was healthy: the next restart is quick again. */
-const HEALTHY_MS = 10_000;
+const HEALTHY_MS = 5_000;
 
 /** Before the restart after `failures` short lives in a row. */
 export function restartDelayMs(failures: number): number {

@@ -171,7 +171,7 @@ function describeWrite(before: FleetState, after: FleetState, beside: Beside) {
   const write = {
     fleet: after.fleet,
     version: before.version,
-    leases: reliedOnLeases(before, entered),
+    leases: reliedOnLeases(after, entered),
     reloadIndex: beside.reloadIndex,
     set: beside.set,
     fields,
@@ -186,9 +186,9 @@ function describeWrite(before: FleetState, after: FleetState, beside: Beside) {
 }
 
 /** The decision and the publishing hold only if every rank's lease is valid in the very step that writes them (P3, P5). */
-function reliedOnLeases(before: FleetState, entered: ReloadRecord[]): { rank: string; incarnation: string }[] {
+function reliedOnLeases(after: FleetState, entered: ReloadRecord[]): { rank: string; incarnation: string }[] {
   if (!entered.some((record) => record.state === "committing" || record.state === "committed")) return [];
-  return Object.values(before.ranks).map((rank) => ({ rank: rank.key, incarnation: rank.incarnation }));
+  return Object.values(after.ranks).map((rank) => ({ rank: rank.key, incarnation: rank.incarnation }));
 }
 
 function stateEvent(record: ReloadRecord): string {

@@ -3,7 +3,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
-import { verifyFile } from "../checkpoint/checkpoint-file.js";
+import { verifyFiles } from "../checkpoint/checkpoint-file.js";
 import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
 import { rankKey } from "../contract/jobs.js";
@@ -162,7 +162,7 @@ async function canRollBack({ redis }: ReloadDeps, { previous, ranks }: FleetStat
   if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return true;
   try {
     const plan = await loadPlan(redis, previous.content);
-    await Promise.all(plan.source.files.map(verifyFile));
+    await verifyFiles(plan.source.files);
     return true;
   } catch {
     return false;

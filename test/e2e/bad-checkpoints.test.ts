@@ -49,7 +49,7 @@ describe("found while planning", () => {
     ],
     [
       "an architecture nobody knows",
-      (_, config) => void (config.architectures = ["OddForCausalLM"]),
+      (_, config) => void Object.assign(config, { architectures: ["OddForCausalLM"] }),
       "unsupported_architecture",
       "OddForCausalLM",
     ],
@@ -84,7 +84,7 @@ describe("found while loading", () => {
       const gate = tensors.get(GATE);
       gate?.bytes.set(BF16_NAN, (200 * 192 + 7) * 2); // row 200 of 384 is rank 1's
     });
-    await refuses(bad.uri, "non_finite_weights", `${GATE}[200, 7]`, "0-1", "model.layers.1");
+    await refuses(bad.uri, "non_finite_weights", `${GATE}[200, 7]`, "rank 0/1", "model.layers.1");
   });
 
   it("with allow_non_finite the same checkpoint commits", async () => {

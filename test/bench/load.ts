@@ -1,0 +1,138 @@
+// What moving the bytes costs: a checkpoint of 1 GiB through read, place, quantize and write, beside threads that copy as many
+// bytes and do nothing else.
+
+import { mkdir } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { compareTensors, type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
+import type { PlanView } from "../../orchestrator/contract/reload.js";
+import { type Case, type Check, check, equal, type Row } from "./case.js";
+import { allCommitted, type BenchFleet, exportDigests, startBenchFleet, type TimedReload } from "./fleet.js";
+import { timeMemcpy } from "./memcpy.js";
+import { spotCheck } from "./spot-check.js";
+import { median, sum } from "./statistics.js";
+import { type LlamaShape, writeCheckpoint } from "./write-checkpoint.js";
+
+const RANKS = 2;
+const RELOADS = 5;
+const MEMCPY_ROUNDS = 5;
+const RECIPE = { scheme: "fp8-channel" } as const;
+const TARGET_OF_MEMCPY = 0.3;
+
+/** 2^30 bytes of matrices, and the norms. */
+const ONE_GIB: LlamaShape = {
+  hidden: 2048,
+  intermediate: 5632,
+  heads: 16,
+  keyValueHeads: 4,
+  headDim: 128,
+  layers: 9,
+  vocabulary: 32000,
+};
+
+export const load: Case = {
+  name: "load",
+  says: `1 GiB BF16, ${RANKS} CPU ranks, fp8-channel; the load phase beside a parallel memcpy; GB = 10^9`,
+  columns: [
+    { key: "load_ms", title: "load ms" },
+    { key: "read_gb", title: "GB read", decimals: 3 },
+    { key: "written_gb", title: "GB written", decimals: 3 },
+    { key: "gb_per_s", title: "GB/s", decimals: 2 },
+    { key: "of_memcpy", title: "of memcpy", decimals: 2 },
+    { key: "target_of_memcpy", title: "target", decimals: 1 },
+    { key: "peak_mib", title: "peak MiB", decimals: 0 },
+    { key: "planned_peak_mib", title: "planned", decimals: 0 },
+    { key: "rounds", title: "rounds", decimals: 0 },
+  ],
+  async run({ reloads, directory, say }) {
+    const sources = join(directory, "sources");
+    const checkpoint = join(sources, "one-gib");
+    await mkdir(sources);
+    say("writing a checkpoint of 1 GiB");
+    await writeCheckpoint(checkpoint, ONE_GIB, { files: 4 });
+    const fleet = await startBenchFleet({ tp: RANKS, directory, sources });
+    try {
+      return await measure(fleet, checkpoint, reloads ?? RELOADS, say);
+    } finally {
+      await fleet.stop();
+    }
+  },
+};
+
+async function measure(
+  fleet: BenchFleet,
+  checkpoint: string,
+  reloads: number,
+  say: (line: string) => void,
+): Promise<Row[]> {
+  const source = { kind: "safetensors", uri: pathToFileURL(checkpoint).href } as const;
+  const plan = await fleet.client.plan({ source, fleet: fleet.name, recipe: RECIPE });
+  say("the first load, which lays the arena out");
+  const first = await fleet.reload(checkpoint, { recipe: RECIPE });
+  const { spots, digests } = await inspect(fleet, checkpoint);
+  say(`${reloads} reloads`);
+  const again: TimedReload[] = [];
+  for (let turn = 0; turn < reloads; turn++) again.push(await fleet.reload(checkpoint, { recipe: RECIPE }));
+  const same = check("exports as after the first load", differencesOf(await exportDigests(fleet, RANKS), digests));
+  say("copying as many bytes");
+  const bytes = movedBytes(first);
+  const memcpyMs = await timeMemcpy(bytes / 2, availableParallelism(), MEMCPY_ROUNDS);
+  const memcpyRate = bytes / memcpyMs;
+  return [
+    rowOf("first load", [first], plan, memcpyRate, [allCommitted([first]), ...spots]),
+    rowOf("reload", again, plan, memcpyRate, [allCommitted(again), allBytes(again, plan), same]),
+    memcpyRow(bytes, memcpyMs),
+  ];
+}
+
+async function inspect(fleet: BenchFleet, checkpoint: string): Promise<{ spots: Check[]; digests: Golden[] }> {
+  const spots: Check[] = [];
+  const digests: Golden[] = [];
+  for (let rank = 0; rank < RANKS; rank++) {
+    await fleet.withExport(rank, async (path) => {
+      spots.push(await spotCheck(checkpoint, ONE_GIB, RANKS, rank, path));
+      digests.push(await readTensorDigests(path));
+    });
+  }
+  return { spots, digests };
+}
+
+function differencesOf(found: readonly Golden[], expected: readonly Golden[]): string[] {
+  return found.flatMap((one, rank) => compareTensors(one, expected[rank] ?? {}).differences);
+}
+
+function rowOf(what: string, timed: readonly TimedReload[], plan: PlanView, memcpyRate: number, checks: Check[]): Row {
+  const loadMs = median(timed.map(({ reload }) => reload.timing_ms.load ?? Number.NaN));
+  const rates = timed.map((one) => movedBytes(one) / (one.reload.timing_ms.load ?? Number.NaN));
+  const ranks = timed.flatMap(({ reload }) => reload.ranks);
+  const values = {
+    load_ms: loadMs,
+    read_gb: sum(ranks.map(({ bytes_read }) => bytes_read)) / timed.length / 1e9,
+    written_gb: sum(ranks.map(({ bytes_written }) => bytes_written)) / timed.length / 1e9,
+    gb_per_s: median(rates) / 1e6,
+    of_memcpy: median(rates) / memcpyRate,
+    target_of_memcpy: TARGET_OF_MEMCPY,
+    peak_mib: Math.max(...ranks.map(({ peak_memory_bytes }) => peak_memory_bytes)) / 2 ** 20,
+    planned_peak_mib: Math.max(...plan.ranks.map(({ peak_memory_bytes }) => peak_memory_bytes)) / 2 ** 20,
+    rounds: timed.length,
+  };
+  return { what, values, checks };
+}
+
+function memcpyRow(bytes: number, ms: number): Row {
+  const half = bytes / 2 / 1e9;
+  const values = { load_ms: ms, read_gb: half, written_gb: half, gb_per_s: bytes / ms / 1e6, rounds: MEMCPY_ROUNDS };
+  return { what: `memcpy, ${availableParallelism()} threads`, values, checks: [] };
+}
+
+function movedBytes({ reload }: TimedReload): number {
+  return sum(reload.ranks.map(({ bytes_read, bytes_written }) => bytes_read + bytes_written));
+}
+
+/** So that a reload that skipped its work is not taken for a fast one. */
+function allBytes(timed: readonly TimedReload[], plan: PlanView): Check {
+  const planned = sum(plan.ranks.map(({ read_bytes }) => read_bytes));
+  const found = timed.map(({ reload }) => sum(reload.ranks.map(({ bytes_read }) => bytes_read)));
+  return equal("all planned bytes read", Math.min(...found), planned);
+}

@@ -1,0 +1,143 @@
+// A fleet state for tests of the protocol: ranks that register, prepare and swap as told, and a clock that only moves when
+// the test moves it.
+
+import { type RankKey, rankKey } from "../../orchestrator/contract/jobs.js";
+import { advance } from "../../orchestrator/reloads/protocol/advance.js";
+import { register, reportArena } from "../../orchestrator/reloads/protocol/rank-transitions.js";
+import {
+  beginLoading,
+  decide,
+  handInToken,
+  heldBy,
+  type NewReload,
+  submit,
+} from "../../orchestrator/reloads/protocol/reload-transitions.js";
+import {
+  activeReload,
+  type Context,
+  type FleetState,
+  newFleet,
+  type ReloadRecord,
+} from "../../orchestrator/reloads/protocol/state.js";
+
+export interface TestFleet {
+  state: FleetState;
+  context: Context;
+  now: number;
+  /** Incarnations whose lease has run out. */
+  expired: Set<string>;
+  /** Applies a transition as the store does: on a draft, followed by what follows by itself. */
+  apply<Result>(transition: (draft: FleetState, context: Context) => Result): Result;
+  join(rank: number, incarnation: string, live?: FleetState["ranks"][RankKey]["live"]): void;
+  submit(id: string, more?: Partial<NewReload>): ReloadRecord;
+  load(): void;
+  prepare(rank: number, digest?: string): void;
+  decide(): void;
+  swap(rank: number): void;
+  /** The whole way. */
+  commit(id: string, more?: Partial<NewReload>): void;
+  active(): ReloadRecord;
+}
+
+export const LAYOUT = "layout";
+
+export function testFleet(tensorParallelSize = 2): TestFleet {
+  const expired = new Set<string>();
+  const fleet: TestFleet = {
+    state: newFleet("f"),
+    now: 1_000,
+    expired,
+    get context() {
+      return { now: fleet.now, leaseValid: (_: RankKey, incarnation: string) => !expired.has(incarnation) };
+    },
+    apply(transition) {
+      const draft = structuredClone(fleet.state);
+      const result = transition(draft, fleet.context);
+      advance(draft, fleet.context);
+      fleet.state = draft;
+      return result;
+    },
+    join(rank, incarnation, live = { state: "empty", generation: 0, held: null }) {
+      const key = rankKey(0, rank);
+      const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "" };
+      const registration = {
+        key,
+        replica: 0,
+        rank,
+        incarnation,
+        live,
+        undo: null,
+        ...place,
+        replicas: 1,
+        tensorParallelSize,
+      };
+      fleet.apply((draft, context) => register(draft, registration, context));
+    },
+    submit: (id, more = {}) =>
+      fleet.apply((draft, context) =>
+        submit(
+          draft,
+          {
+            id,
+            kind: "reload",
+            submissionId: id,
+            content: id,
+            weightVersion: id,
+            priority: 0,
+            coalesce: "never",
+            inPlace: false,
+            layoutDigest: null,
+            deadlineMs: 1_000,
+            healMs: 1_000,
+            ...more,
+          },
+          context,
+        ),
+      ),
+    active() {
+      const record = activeReload(fleet.state);
+      if (record === null) throw new Error("no reload is active");
+      return record;
+    },
+    load() {
+      const { id, epoch } = fleet.active();
+      fleet.apply((draft, { now }) => beginLoading(draft, id, epoch ?? 0, LAYOUT, now));
+    },
+    prepare(rank, digest = "d") {
+      const { id, epoch } = fleet.active();
+      const key = rankKey(0, rank);
+      const current = fleet.state.ranks[key];
+      const token = {
+        digest,
+        epoch: epoch ?? 0,
+        generation: current?.live.generation ?? 0,
+        finalizeMs: 0,
+        at: fleet.now,
+      };
+      fleet.apply((draft) => handInToken(draft, id, key, { ...token, incarnation: current?.incarnation ?? "" }));
+    },
+    decide() {
+      const { id, epoch } = fleet.active();
+      fleet.apply((draft, context) => decide(draft, id, epoch ?? 0, context));
+    },
+    swap(rank) {
+      const key = rankKey(0, rank);
+      const current = fleet.state.ranks[key];
+      const held = heldBy(fleet.active());
+      const undo = current?.live.held ?? null;
+      const live = { state: "live" as const, generation: (current?.live.generation ?? 0) + 2, held };
+      fleet.apply((draft, { now }) =>
+        reportArena(draft, key, current?.incarnation ?? "", { live, undo, swapMs: 2 }, now),
+      );
+    },
+    commit(id, more = {}) {
+      fleet.submit(id, more);
+      fleet.load();
+      for (let rank = 0; rank < tensorParallelSize; rank++) fleet.prepare(rank);
+      fleet.decide();
+      for (let rank = 0; rank < tensorParallelSize; rank++) fleet.swap(rank);
+    },
+  };
+  for (let rank = 0; rank < tensorParallelSize; rank++) fleet.join(rank, `${rank}.1`);
+  return fleet;
+}
