@@ -18,8 +18,3 @@ export function connectRedis(url: string, role: RedisRole): Redis {
   };
   return url.startsWith("unix:") ? new Redis({ ...options, path: url.slice("unix:".length) }) : new Redis(url, options);
 }
-
-/** The URL without what must not be logged. */
-export function describeRedisUrl(url: string): string {
-  return url.replace(/\/\/[^@/]*@/, "//***@");
-}

@@ -1,40 +1,36 @@
 // A rank that joins loads what the fleet holds before it takes a job (P8): what is committed or, once a reload is decided,
-// that one and never the old. Again until its arena shows it.
+// that one and never the old. What cannot be loaded (its source is gone, say) is told to the fleet, which stays unroutable;
+// the rank takes jobs all the same, for the next commit heals it, and tries again while no reload is at work.
 
-import { setTimeout as delay } from "node:timers/promises";
-import { retryDelayMs } from "../orchestrator/contract/jobs.js";
+import { type ErrorReport, reportError } from "../orchestrator/contract/errors.js";
 import { loadPlan } from "../orchestrator/reloads/plan-store.js";
+import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
-import { activeReload, type FleetState, type Held } from "../orchestrator/reloads/protocol/state.js";
+import { activeReload, type FleetState, type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import { prepareReload } from "./load-reload.js";
 import { type Rank, readFleet, tellArena } from "./rank.js";
 import { loadingOf } from "./run-job.js";
 
-const RETRY = { attempts: Number.POSITIVE_INFINITY, backoffMs: 100 };
-
-export async function catchUp(rank: Rank, signal: AbortSignal): Promise<void> {
-  for (let attempt = 1; !signal.aborted; attempt++) {
-    try {
-      const target = targetOf((await readFleet(rank)).state);
-      if (target === null || shows(rank, target)) return;
-      await load(rank, target);
-    } catch (error) {
-      rank.log.warn({ err: error, attempt }, "catching up failed; trying again");
-      await delay(retryDelayMs(RETRY, Math.min(attempt, 10), Math.random()), null, { signal }).catch(() => {});
-    }
+/** One try; true when nothing is left to catch up with. */
+export async function catchUp(rank: Rank): Promise<boolean> {
+  const target = targetOf((await readFleet(rank)).state);
+  if (target === null || isLive({ live: rank.arena.liveState() }, target)) return true;
+  try {
+    await load(rank, target);
+    return true;
+  } catch (error) {
+    const trouble = explain(target, reportError(error));
+    rank.log.warn({ err: error, reload: target.reload, code: trouble.code }, "catching up failed");
+    await rank.store.transact(rank.fleet, (draft) => reportTrouble(draft, rank.key, rank.incarnation, trouble));
+    return false;
   }
 }
 
-/** What this rank must show, or null when it may wait for the jobs of a reload that writes in place anyway. */
+/** What this rank must show; null while a reload is at work whose jobs will bring it there. */
 function targetOf(state: FleetState): Held | null {
   const active = activeReload(state);
   if (active?.state === "committing") return heldBy(active);
   return active?.inPlace ? null : state.committed;
-}
-
-function shows({ arena }: Rank, target: Held): boolean {
-  const { held, generation } = arena.liveState();
-  return held !== null && generation % 2 === 0 && held.epoch === target.epoch && held.content === target.content;
 }
 
 async function load(rank: Rank, target: Held): Promise<void> {
@@ -44,4 +40,15 @@ async function load(rank: Rank, target: Held): Promise<void> {
   await prepareReload(loadingOf(rank, { inPlace: false }, owner, plan));
   const swapMs = await rank.staging.swap(owner, target);
   await tellArena(rank, swapMs);
+}
+
+const GONE = ["source_not_found", "source_changed", "source_gone"];
+
+function explain(target: Held, report: ErrorReport): ErrorReport {
+  if (!GONE.includes(report.code)) return report;
+  return {
+    ...report,
+    code: "source_gone",
+    message: `the source of weight version ${target.weightVersion} is gone (${report.message}); the next commit heals this`,
+  };
 }

@@ -18,18 +18,35 @@ export interface Loading {
   scope: string;
 }
 
-/** Stages those of the layers that are not there yet, in order. */
-export async function loadLayers({ owner, plan, staging, report, scope }: Loading, layers: number[]): Promise<void> {
-  for (const layer of layers) {
-    try {
-      await faultPoint("worker.layer", scope);
-      const done = await staging.loadLayer(owner, plan, layer);
-      if (done !== null) report.layerDone(layer, done);
-    } catch (error) {
-      throw namingLayer(error, plan, layer, scope.replace("-", "/"));
+/** So many layers of a job are with the core at once, so that it does not idle between them. */
+const LAYERS_AT_ONCE = 2;
+
+/** Stages those of the layers that are not there yet. Settles when no work for any of them is in flight. */
+export async function loadLayers(loading: Loading, layers: number[]): Promise<void> {
+  const queue = layers.values();
+  let failed = false;
+  const loadSome = async () => {
+    for (const layer of queue) {
+      if (failed) return;
+      await loadLayer(loading, layer).catch((error: unknown) => {
+        failed = true;
+        throw error;
+      });
     }
-    await faultPoint("worker.layer_done", scope);
+  };
+  const runs = await Promise.allSettled(Array.from({ length: LAYERS_AT_ONCE }, loadSome));
+  for (const run of runs) if (run.status === "rejected") throw run.reason;
+}
+
+async function loadLayer({ owner, plan, staging, report, scope }: Loading, layer: number): Promise<void> {
+  try {
+    await faultPoint("worker.layer", scope);
+    const done = await staging.loadLayer(owner, plan, layer);
+    if (done !== null) report.layerDone(layer, done);
+  } catch (error) {
+    throw namingLayer(error, plan, layer, scope.replace("-", "/"));
   }
+  await faultPoint("worker.layer_done", scope);
 }
 
 /** Everything that is missing, then what waits for the rank barrier. Returns the token's facts. */

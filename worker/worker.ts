@@ -1,6 +1,6 @@
 // One rank's process. Its life:
 //   starting      takes the arena's lock, attaches what is there, registers: the fleet is not routable from here
-//   catching_up   loads what the fleet holds
+//   catching_up   loads what the fleet holds; what it cannot load it says, and tries again while no reload is at work
 //   ready         takes jobs, two in flight, so that reading one overlaps quantizing the other
 //   draining      takes no more jobs, ends those it has, leaves the fleet
 //   stopped
@@ -14,7 +14,14 @@ import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
+import {
+  CHANNELS,
+  KEY_PREFIX,
+  parseFleetMessage,
+  type RankJob,
+  rankKey,
+  rankQueue,
+} from "../orchestrator/contract/jobs.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
 import { openFleetStore } from "../orchestrator/reloads/fleet-store.js";
@@ -64,19 +71,18 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     connection.on("error", (error) => log.warn({ err: error }, "redis"));
   }
   const rank = await openRank(options, redis);
-  const stopping = new AbortController();
   await joinFleet(rank, options);
   const heartbeat = setInterval(() => {
-    beat(rank, options).catch((error: unknown) => log.warn({ err: error }, "the heartbeat failed"));
+    beat().catch((error: unknown) => log.warn({ err: error }, "the heartbeat failed"));
   }, HEARTBEAT_MS);
   await releaseWhenEnded(rank, subscriber);
-  await catchUp(rank, stopping.signal);
+  let behind = !(await catchUp(rank));
+  let catchingUp = false;
   const jobs = await takeJobs(rank, patient);
   log.info({ threads: rank.core.threads }, "ready");
 
   return {
     async stop() {
-      stopping.abort();
       log.info("draining");
       await jobs.close();
       clearInterval(heartbeat);
@@ -90,12 +96,23 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     },
   };
 
-  async function beat(rank: Rank, options: WorkerOptions): Promise<void> {
+  async function beat(): Promise<void> {
     await rank.store.renewLease(fleet, rank.key, rank.incarnation, LEASE_MS);
-    const registered = (await rank.store.read(fleet))?.state.ranks[rank.key];
-    if (registered === undefined)
-      await joinFleet(rank, options); // Redis came back without us
-    else if (registered.incarnation !== rank.incarnation) onFatal("another incarnation of this rank has registered");
+    const known = (await rank.store.read(fleet))?.state ?? null;
+    const registered = known?.ranks[rank.key];
+    if (registered === undefined) return joinFleet(rank, options); // Redis came back without us
+    if (registered.incarnation !== rank.incarnation) return onFatal("another incarnation of this rank has registered");
+    const active = known === null ? null : activeReload(known);
+    if (behind && !catchingUp && (active === null || active.state === "committing")) await tryAgain();
+  }
+
+  async function tryAgain(): Promise<void> {
+    catchingUp = true;
+    try {
+      behind = !(await catchUp(rank));
+    } finally {
+      catchingUp = false;
+    }
   }
 }
 
@@ -145,6 +162,7 @@ async function joinFleet(rank: Rank, { replicas, tensorParallelSize, device }: W
         undo: undoOf(rank),
         arenaPath: arena.livePath,
         controlPath: arena.controlPath,
+        trouble: null,
         replicas,
         tensorParallelSize,
       },
@@ -165,8 +183,8 @@ async function releaseWhenEnded(rank: Rank, subscriber: Redis): Promise<void> {
     await rank.staging.release(staging.owner);
     if (undoOf(rank) !== null) await tellArena(rank, null);
   };
-  subscriber.on("message", (_channel: string, fleet: string) => {
-    if (fleet !== rank.fleet) return;
+  subscriber.on("message", (_channel: string, message: string) => {
+    if (parseFleetMessage(message).fleet !== rank.fleet) return;
     review().catch((error: unknown) =>
       rank.log.warn({ err: error }, "giving up staging failed; the next load opens it anew"),
     );

@@ -35,11 +35,16 @@ export const KEYS = {
 
 /** Pub/sub channels: hints that something changed; nobody relies on getting one. */
 export const CHANNELS = {
-  /** The fleet's state changed; the message is its name. */
+  /** The fleet's state changed; the message is its name and the state's version, with a space between. */
   fleet: `${KEY_PREFIX}:changed:fleet`,
   /** A reload's record, progress or events changed; the message is its id. */
   reload: `${KEY_PREFIX}:changed:reload`,
 } as const;
+
+export function parseFleetMessage(message: string): { fleet: string; version: number } {
+  const [fleet = "", version] = message.split(" ");
+  return { fleet, version: Number(version) };
+}
 
 export const CONTROL_QUEUE = "control";
 

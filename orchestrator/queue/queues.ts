@@ -54,7 +54,7 @@ const CONTROL_RETRY: RetryPolicy = { attempts: 8, backoffMs: 100 };
 /** Until the reload is decided or ended, whichever comes first: its deadline bounds this. */
 const PATIENT_RETRY: RetryPolicy = { attempts: 100_000, backoffMs: 50 };
 const KEPT = { removeOnComplete: { count: 200 }, removeOnFail: { count: 200 } } as const;
-const CONTROL_LOCK_MS = 5_000;
+const CONTROL_LOCK_MS = 2_000;
 const CONTROL_CONCURRENCY = 8;
 
 export function openQueues(connection: Redis, patientConnection: Redis, onError: (error: Error) => void): Queues {

@@ -5,10 +5,11 @@ import { LayercastError, reportError } from "../contract/errors.js";
 import type { ControlJob } from "../contract/jobs.js";
 import type { ReloadDeps } from "./deps.js";
 import { decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";
-import { nextStep } from "./protocol/advance.js";
+import { decideIfReady, nextStep } from "./protocol/advance.js";
 import { fail } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState } from "./protocol/state.js";
 import { startReload } from "./start-reload.js";
+import { trimRecords } from "./trim-records.js";
 
 export interface Driver {
   /** Ends when the steps in progress are done. */
@@ -19,31 +20,47 @@ const SWEEP_EVERY_MS = 1_000;
 
 export function openDriver(deps: ReloadDeps): Driver {
   const running = new Map<string, Promise<void>>();
-  const again = new Set<string>();
+  /** What came while a fleet was being driven: the newest state known, or null for "look". */
+  const waiting = new Map<string, FleetState | null>();
+  const seen = new Map<string, number>();
   let closed = false;
 
-  function drive(fleet: string, sweeping: boolean): void {
+  function drive(fleet: string, state: FleetState | null, sweeping: boolean): void {
     if (closed) return;
     if (running.has(fleet)) {
-      again.add(fleet);
+      waiting.set(fleet, state);
       return;
     }
-    const driven = driveOnce(deps, fleet, sweeping)
+    const driven = driveOnce(deps, fleet, state, sweeping)
       .catch((error: unknown) =>
         deps.log.warn({ fleet, err: error }, "driving a fleet failed; the next sweep tries again"),
       )
       .finally(() => {
         running.delete(fleet);
-        if (again.delete(fleet)) drive(fleet, false);
+        const next = waiting.get(fleet);
+        if (waiting.delete(fleet)) drive(fleet, next ?? null, false);
       });
     running.set(fleet, driven);
   }
 
   async function sweep(): Promise<void> {
-    for (const fleet of await deps.store.fleets()) drive(fleet, true);
+    const fleets = await deps.store.fleets();
+    for (const fleet of fleets) drive(fleet, null, true);
+    const known = await Promise.all(fleets.map((fleet) => deps.store.read(fleet)));
+    await trimRecords(
+      deps.redis,
+      known.flatMap((snapshot) => (snapshot === null ? [] : [snapshot.state])),
+    );
   }
 
-  deps.follower.onFleetChanged((fleet) => drive(fleet, false));
+  // What this process wrote it need not read again.
+  deps.store.onWritten((state) => {
+    seen.set(state.fleet, state.version);
+    drive(state.fleet, state, false);
+  });
+  deps.follower.onFleetChanged((fleet, version) => {
+    if (version > (seen.get(fleet) ?? 0)) drive(fleet, null, false);
+  });
   const timer = setInterval(() => {
     sweep().catch((error: unknown) => deps.log.warn({ err: error }, "the sweep failed; the next one tries again"));
   }, SWEEP_EVERY_MS);
@@ -56,10 +73,9 @@ export function openDriver(deps: ReloadDeps): Driver {
   };
 }
 
-async function driveOnce(deps: ReloadDeps, fleet: string, sweeping: boolean): Promise<void> {
-  // A write without a transition still advances: deadlines, admission, lost leases.
-  const state = sweeping ? await advanced(deps, fleet) : ((await deps.store.read(fleet))?.state ?? null);
-  if (state === null) return;
+/** One look at the fleet, and the step it waits for. The look itself decides, publishes and admits what it can. */
+async function driveOnce(deps: ReloadDeps, fleet: string, known: FleetState | null, sweeping: boolean): Promise<void> {
+  const state = known ?? (await deps.store.transact(fleet, decideIfReady)).state;
   if (sweeping) await removeRetiredQueues(deps, state);
   const step = nextStep(state);
   if (step === null) return;
@@ -78,10 +94,6 @@ async function driveOnce(deps: ReloadDeps, fleet: string, sweeping: boolean): Pr
     default:
       return step satisfies never;
   }
-}
-
-async function advanced(deps: ReloadDeps, fleet: string): Promise<FleetState> {
-  return (await deps.store.transact(fleet, () => {})).state;
 }
 
 async function removeRetiredQueues(deps: ReloadDeps, { fleet, retiredQueues }: FleetState): Promise<void> {

@@ -33,6 +33,8 @@ export interface FleetStore {
   ): Promise<{ result: Result; state: FleetState }>;
   read(fleet: string): Promise<FleetSnapshot | null>;
   fleets(): Promise<string[]>;
+  /** Called with every state that this store has written. */
+  onWritten(listener: (state: FleetState) => void): void;
   /** Says that the incarnation lives, for `ttlMs` from now by Redis's clock. */
   renewLease(fleet: string, rank: RankKey, incarnation: string, ttlMs: number): Promise<void>;
 }
@@ -65,7 +67,7 @@ for _, event in ipairs(write.events) do
   redis.call('XADD', event.key, 'MAXLEN', '~', write.eventsKept, '*', 'name', event.name, 'payload', event.payload)
 end
 for _, id in ipairs(write.changed) do redis.call('PUBLISH', write.reloadChannel, id) end
-redis.call('PUBLISH', write.fleetChannel, write.fleet)
+redis.call('PUBLISH', write.fleetChannel, write.fleet .. ' ' .. (write.version + 1))
 return 1
 `;
 
@@ -92,6 +94,7 @@ export function openFleetStore(redis: Redis): FleetStore {
   redis.defineCommand("layercastCommit", { numberOfKeys: 4, lua: COMMIT_SCRIPT });
   redis.defineCommand("layercastLease", { numberOfKeys: 1, lua: LEASE_SCRIPT });
   const commands = redis as Commands;
+  const listeners: ((state: FleetState) => void)[] = [];
 
   async function readWith(fleet: string, keys: string[]) {
     const pipeline = redis.pipeline().hget(KEYS.fleet(fleet), "state").hgetall(KEYS.leases(fleet)).time();
@@ -128,7 +131,10 @@ export function openFleetStore(redis: Redis): FleetStore {
         JSON.stringify(write),
         JSON.stringify(kept),
       );
-      if (Number(written) === 1) return { result, state: draft };
+      if (Number(written) === 1) {
+        for (const listener of listeners) listener(draft);
+        return { result, state: draft };
+      }
     }
     throw new LayercastError(
       "redis_unavailable",
@@ -143,6 +149,7 @@ export function openFleetStore(redis: Redis): FleetStore {
       const { state, context } = await readWith(fleet, []);
       return state === null ? null : { state, context };
     },
+    onWritten: (listener) => void listeners.push(listener),
     fleets: () => redis.smembers(KEYS.fleets),
     renewLease: (fleet, rank, incarnation, ttlMs) =>
       commands.layercastLease(KEYS.leases(fleet), rank, incarnation, ttlMs),

@@ -3,7 +3,7 @@
 
 import { EventEmitter, once } from "node:events";
 import type { Redis } from "ioredis";
-import { CHANNELS, KEYS } from "../contract/jobs.js";
+import { CHANNELS, KEYS, parseFleetMessage } from "../contract/jobs.js";
 import { type ReloadEventName, type ReloadStateName, TERMINAL_STATES } from "../contract/reload.js";
 import { isTerminal, type ReloadRecord } from "./protocol/state.js";
 import type { ReloadEvent } from "./reloads.js";
@@ -11,7 +11,7 @@ import type { ReloadEvent } from "./reloads.js";
 export interface Follower {
   /** Resolves at the next change of the reload, after `timeoutMs`, or at the abort, whichever is first. */
   changed(reload: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
-  onFleetChanged(listener: (fleet: string) => void): void;
+  onFleetChanged(listener: (fleet: string, version: number) => void): void;
 }
 
 const POLL_MS = 1_000;
@@ -21,7 +21,8 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
   const emitter = new EventEmitter();
   emitter.setMaxListeners(0);
   subscriber.on("message", (channel: string, message: string) => {
-    emitter.emit(channel === CHANNELS.fleet ? "fleet" : `reload:${message}`, message);
+    if (channel === CHANNELS.reload) emitter.emit(`reload:${message}`);
+    else emitter.emit("fleet", parseFleetMessage(message));
   });
   await subscriber.subscribe(CHANNELS.fleet, CHANNELS.reload);
   return {
@@ -29,7 +30,8 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
       const waiting = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
       await once(emitter, `reload:${reload}`, { signal: waiting }).catch(() => {});
     },
-    onFleetChanged: (listener) => void emitter.on("fleet", listener),
+    onFleetChanged: (listener) =>
+      void emitter.on("fleet", ({ fleet, version }: ReturnType<typeof parseFleetMessage>) => listener(fleet, version)),
   };
 }
 

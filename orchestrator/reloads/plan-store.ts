@@ -17,6 +17,23 @@ export interface StoredPlan {
 
 export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite">;
 
+/** The last few of each stay in memory: a plan never changes, and each of a reload's jobs asks for it. */
+function keepLast<Value>(count: number) {
+  const kept = new Map<string, Value>();
+  return {
+    get: (key: string) => kept.get(key),
+    set(key: string, value: Value): Value {
+      const oldest = kept.size >= count ? kept.keys().next().value : undefined;
+      if (oldest !== undefined) kept.delete(oldest);
+      kept.set(key, value);
+      return value;
+    },
+  };
+}
+
+const layouts = keepLast<Layout>(4);
+const plans = keepLast<LoadedPlan>(4);
+
 export async function savePlan(redis: Redis, reload: string, plan: LoadedPlan): Promise<void> {
   const { layout, layoutDigest, source, sourceDigest, skipped, layerJobs, allowNonFinite } = plan;
   const stored: StoredPlan = { layoutDigest, sourceDigest, skipped, layerJobs, allowNonFinite };
@@ -26,26 +43,22 @@ export async function savePlan(redis: Redis, reload: string, plan: LoadedPlan): 
     .set(KEYS.source(reload), JSON.stringify(source))
     .hset(KEYS.reload(reload), "plan", JSON.stringify(stored))
     .exec();
+  plans.set(reload, plan);
 }
 
-const layouts = new Map<string, Layout>();
-const LAYOUTS_KEPT = 4;
-
-/** A layout by its digest; the last few stay in memory, as the same one comes back each RL step. */
+/** A layout by its digest; the same one comes back each RL step. */
 export async function loadLayout(redis: Redis, digest: string): Promise<Layout | null> {
   const known = layouts.get(digest);
   if (known !== undefined) return known;
   const stored = await redis.get(KEYS.layout(digest));
   if (stored === null) return null;
-  const layout = JSON.parse(stored) as Layout;
-  const oldest = layouts.size >= LAYOUTS_KEPT ? layouts.keys().next().value : undefined;
-  if (oldest !== undefined) layouts.delete(oldest);
-  layouts.set(digest, layout);
-  return layout;
+  return layouts.set(digest, JSON.parse(stored) as Layout);
 }
 
 /** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
 export async function loadPlan(redis: Redis, content: string): Promise<LoadedPlan> {
+  const known = plans.get(content);
+  if (known !== undefined) return known;
   const [stored, source] = await Promise.all([
     redis.hget(KEYS.reload(content), "plan"),
     redis.get(KEYS.source(content)),
@@ -61,5 +74,5 @@ export async function loadPlan(redis: Redis, content: string): Promise<LoadedPla
       },
     );
   }
-  return { ...plan, layout, source: JSON.parse(source) as Source };
+  return plans.set(content, { ...plan, layout, source: JSON.parse(source) as Source });
 }

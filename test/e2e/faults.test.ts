@@ -1,8 +1,10 @@
 // What must hold when something dies or fails, each fault struck at a named point of the real processes.
 
+import { rmSync } from "node:fs";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Golden } from "../../orchestrator/cli/compare-tensors.js";
 import { type Cluster, checkpoint, clearFaults, startCluster } from "./cluster.js";
+import { copiedCheckpoint } from "./edit-checkpoint.js";
 
 const QUICK = { attempts: 3, backoff_ms: 1, layers_per_job: 1 };
 
@@ -44,7 +46,7 @@ describe("a job", () => {
   });
 
   it("that fails for good leaves the old weights live on every rank, and says which rank and layer", async () => {
-    for (const n of [0, 1, 2]) cluster.fault("worker.layer@0-1", "fail", n);
+    for (const n of [0, 1, 2, 3, 4, 5]) cluster.fault("worker.layer@0-1", "fail", n); // two layers are tried at once
     const reload = await cluster.reload(body("v2", { policy: { ...QUICK, layers_per_job: "auto" } }));
     expect(reload).toMatchObject({ state: "failed", live_changed: false });
     expect(reload.error?.details).toMatchObject({ replica: 0, rank: 1, attempts: 3, layer: "model.embed_tokens" });
@@ -129,6 +131,20 @@ describe("a worker told to end", () => {
     expect(await cluster.ended(reload_id)).toMatchObject({ state: "committed" });
     expect(await cluster.exportAll()).toEqual(known.v2);
     await commits("v1");
+  });
+});
+
+describe("a rank that cannot catch up", () => {
+  it("keeps the fleet unroutable with source_gone, until the next commit heals it", async () => {
+    const copy = copiedCheckpoint(cluster, "v2");
+    expect((await cluster.reload(body("v2", { source: copy.uri }))).state).toBe("committed");
+    const [rank] = (await cluster.client.fleet(cluster.fleet)).ranks;
+    rmSync(copy.directory, { recursive: true });
+    rmSync(rank?.arena_path ?? "");
+    process.kill(rank?.pid ?? 0, "SIGKILL");
+    await cluster.fleetWhere((fleet) => fleet.not_routable_reason?.startsWith("source_gone") === true);
+    await commits("v1");
+    expect(await cluster.client.fleet(cluster.fleet)).toMatchObject({ routable: true, torn: false });
   });
 });
 

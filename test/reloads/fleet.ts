@@ -59,7 +59,7 @@ export function testFleet(tensorParallelSize = 2): TestFleet {
     },
     join(rank, incarnation, live = { state: "empty", generation: 0, held: null }) {
       const key = rankKey(0, rank);
-      const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "" };
+      const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
       const registration = {
         key,
         replica: 0,

@@ -320,7 +320,7 @@ describe("coalesce latest", () => {
 });
 
 function registration() {
-  const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "" };
+  const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
   const live = { state: "empty" as const, generation: 0, held: null };
   return { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.9", live, undo: null, ...place, replicas: 1 };
 }

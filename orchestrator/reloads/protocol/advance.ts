@@ -2,7 +2,7 @@
 // same write. And what must be done outside of the document, for whoever sees it: any orchestrator, any number of times.
 
 import type { RankKey } from "../../contract/jobs.js";
-import { admitNext, enforceDeadlines, publish, unpreparedRanks } from "./reload-transitions.js";
+import { admitNext, decide, enforceDeadlines, publish, unpreparedRanks } from "./reload-transitions.js";
 import { activeReload, type Context, expectedRanks, type FleetState, isLive, missingRanks } from "./state.js";
 
 export function advance(state: FleetState, context: Context): void {
@@ -28,9 +28,19 @@ export function whyNotRoutable(state: FleetState, context: Context): string | nu
     const rank = state.ranks[key];
     return rank === undefined || !isLive(rank, committed);
   });
-  return behind.length > 0
-    ? `ranks ${behind.join(", ")} do not hold weight version ${committed.weightVersion} yet`
-    : null;
+  if (behind.length === 0) return null;
+  for (const key of behind) {
+    const trouble = state.ranks[key]?.trouble ?? null;
+    if (trouble !== null) return `${trouble.code}: rank ${key}: ${trouble.message}`;
+  }
+  return `ranks ${behind.join(", ")} do not hold weight version ${committed.weightVersion} yet`;
+}
+
+/** The decision, if the state calls for it and every rank is there to be decided about. */
+export function decideIfReady(state: FleetState, context: Context): void {
+  const step = nextStep(state);
+  if (step?.kind !== "decide" || missingRanks(state, context).length > 0) return;
+  decide(state, step.reload, step.epoch, context);
 }
 
 export type NextStep =

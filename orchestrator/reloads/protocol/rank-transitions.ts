@@ -1,6 +1,6 @@
 // What a rank tells its fleet: that it is there, what its arena shows, that it leaves.
 
-import { LayercastError } from "../../contract/errors.js";
+import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import { type RankKey, rankQueue } from "../../contract/jobs.js";
 import { type Context, type FleetState, type Held, type LiveArena, newFleet, type RankState } from "./state.js";
 
@@ -74,10 +74,17 @@ export function reportArena(
   }
   rank.live = arena.live;
   rank.undo = arena.undo;
+  rank.trouble = null;
   const reload = arena.live.held === null ? undefined : state.reloads[arena.live.held.reload];
   if (reload !== undefined && arena.swapMs !== null && reload.state === "committing") {
     reload.swaps[key] ??= { startedAt: now - arena.swapMs, endedAt: now };
   }
+}
+
+/** A rank cannot load what the fleet holds; said until its arena shows something else. */
+export function reportTrouble(state: FleetState, key: RankKey, incarnation: string, trouble: ErrorReport): void {
+  const rank = state.ranks[key];
+  if (rank?.incarnation === incarnation) rank.trouble = trouble;
 }
 
 /** A rank goes on purpose: its process is drained. */

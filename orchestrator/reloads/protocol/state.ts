@@ -39,6 +39,8 @@ export interface RankState {
   undo: Held | null;
   arenaPath: string;
   controlPath: string;
+  /** Why it cannot catch up with what the fleet holds. */
+  trouble: ErrorReport | null;
 }
 
 /** A rank's word that it has everything staged (P3). */
@@ -183,7 +185,7 @@ export function activeReload(state: FleetState): ReloadRecord | null {
   return state.active === null ? null : (state.reloads[state.active] ?? null);
 }
 
-export function isLive(rank: RankState, target: Pick<Held, "content" | "epoch">): boolean {
+export function isLive(rank: Pick<RankState, "live">, target: Pick<Held, "content" | "epoch">): boolean {
   const { state, generation, held } = rank.live;
   if (state !== "live" || generation % 2 !== 0 || held === null) return false;
   return held.content === target.content && held.epoch === target.epoch;
