@@ -1,4 +1,4 @@
-// A rank's progress in a reload, told at most every quarter second and at each phase's end: into the reload's hash, its
+// A rank's progress in a reload, told some times a second and when it is prepared and swapped: into the reload's hash, its
 // event stream and, as a hint, its channel. Best effort: the protocol never goes by it.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -14,12 +14,12 @@ export interface ProgressReport {
   readonly progress: RankProgress;
   attempted(): void;
   layerDone(layer: number, report: LayerReport): void;
-  /** Told at once. */
+  /** `prepared` and `swapped` are told at once; what comes before them may be over sooner than it is worth telling. */
   phase(state: RankProgress["state"], times?: Partial<Pick<RankProgress, "finalize_ms" | "swap_ms">>): void;
   retry(layer: string, attempt: number, error: ErrorReport): void;
 }
 
-const REPORT_EVERY_MS = 250;
+const REPORT_EVERY_MS = 100;
 const EVENTS_KEPT = 2_000;
 
 export function openReport(
@@ -31,7 +31,7 @@ export function openReport(
 ): ProgressReport {
   const progress: RankProgress = { ...who, ...NOTHING_DONE };
   const done = new Array<string>(layerCount).fill("0");
-  let toldAt = Number.NEGATIVE_INFINITY;
+  let soon: NodeJS.Timeout | null = null;
   resetPeakMemory();
 
   function tell<Name extends keyof ReloadEvents>(name: Name, payload: ReloadEvents[Name]): void {
@@ -46,6 +46,16 @@ export function openReport(
       .catch((error: unknown) => log.warn({ reload, err: error }, "progress could not be reported"));
   }
 
+  function tellNow(): void {
+    if (soon !== null) clearTimeout(soon);
+    soon = null;
+    tell("progress", progress);
+  }
+
+  function tellSoon(): void {
+    soon ??= setTimeout(tellNow, REPORT_EVERY_MS).unref();
+  }
+
   return {
     progress,
     attempted: () => void progress.attempts++,
@@ -53,14 +63,12 @@ export function openReport(
       if (done[layer] === "0") progress.layers_done += 1;
       done[layer] = "1";
       addLayer(progress, report);
-      const now = performance.now();
-      if (now - toldAt < REPORT_EVERY_MS) return;
-      toldAt = now;
-      tell("progress", progress);
+      tellSoon();
     },
     phase(state, times = {}) {
       Object.assign(progress, { state }, times);
-      tell("progress", progress);
+      if (state === "prepared" || state === "swapped") tellNow();
+      else tellSoon();
     },
     retry: (layer, attempt, error) =>
       tell("retry", {

@@ -16,8 +16,8 @@ import { loadNative } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import {
   CHANNELS,
+  type FleetMessage,
   KEY_PREFIX,
-  parseFleetMessage,
   type RankJob,
   rankKey,
   rankQueue,
@@ -183,8 +183,10 @@ async function releaseWhenEnded(rank: Rank, subscriber: Redis): Promise<void> {
     await rank.staging.release(staging.owner);
     if (undoOf(rank) !== null) await tellArena(rank, null);
   };
-  subscriber.on("message", (_channel: string, message: string) => {
-    if (parseFleetMessage(message).fleet !== rank.fleet) return;
+  subscriber.on("message", (_channel: string, text: string) => {
+    const { fleet, active } = JSON.parse(text) as FleetMessage;
+    const { staging } = rank.staging.ledger();
+    if (fleet !== rank.fleet || !("owner" in staging) || staging.owner.reload === active) return;
     review().catch((error: unknown) =>
       rank.log.warn({ err: error }, "giving up staging failed; the next load opens it anew"),
     );

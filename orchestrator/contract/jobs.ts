@@ -35,15 +35,21 @@ export const KEYS = {
 
 /** Pub/sub channels: hints that something changed; nobody relies on getting one. */
 export const CHANNELS = {
-  /** The fleet's state changed; the message is its name and the state's version, with a space between. */
+  /** The fleet's state changed; the message is a FleetMessage as JSON. */
   fleet: `${KEY_PREFIX}:changed:fleet`,
   /** A reload's record, progress or events changed; the message is its id. */
   reload: `${KEY_PREFIX}:changed:reload`,
+  /** A reload is terminal; the message is its id. */
+  ended: `${KEY_PREFIX}:ended:reload`,
 } as const;
 
-export function parseFleetMessage(message: string): { fleet: string; version: number } {
-  const [fleet = "", version] = message.split(" ");
-  return { fleet, version: Number(version) };
+/** Says enough of a fleet's new state that most who hear of it need not read it. */
+export interface FleetMessage {
+  fleet: string;
+  version: number;
+  /** Whether the active reload waits for an orchestrator to do something. */
+  waits: boolean;
+  active: string | null;
 }
 
 export const CONTROL_QUEUE = "control";

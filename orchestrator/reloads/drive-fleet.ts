@@ -56,10 +56,10 @@ export function openDriver(deps: ReloadDeps): Driver {
   // What this process wrote it need not read again.
   deps.store.onWritten((state) => {
     seen.set(state.fleet, state.version);
-    drive(state.fleet, state, false);
+    if (nextStep(state) !== null) drive(state.fleet, state, false);
   });
-  deps.follower.onFleetChanged((fleet, version) => {
-    if (version > (seen.get(fleet) ?? 0)) drive(fleet, null, false);
+  deps.follower.onFleetChanged(({ fleet, version, waits }) => {
+    if (waits && version > (seen.get(fleet) ?? 0)) drive(fleet, null, false);
   });
   const timer = setInterval(() => {
     sweep().catch((error: unknown) => deps.log.warn({ err: error }, "the sweep failed; the next one tries again"));

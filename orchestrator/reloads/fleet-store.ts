@@ -4,8 +4,8 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
-import { CHANNELS, KEYS, type RankKey } from "../contract/jobs.js";
-import { advance } from "./protocol/advance.js";
+import { CHANNELS, type FleetMessage, KEYS, type RankKey } from "../contract/jobs.js";
+import { advance, nextStep } from "./protocol/advance.js";
 import { type Context, type FleetState, isTerminal, newFleet, type ReloadRecord } from "./protocol/state.js";
 
 export interface FleetSnapshot {
@@ -66,8 +66,7 @@ for _, field in ipairs(write.fields) do redis.call('HSET', field.key, field.fiel
 for _, event in ipairs(write.events) do
   redis.call('XADD', event.key, 'MAXLEN', '~', write.eventsKept, '*', 'name', event.name, 'payload', event.payload)
 end
-for _, id in ipairs(write.changed) do redis.call('PUBLISH', write.reloadChannel, id) end
-redis.call('PUBLISH', write.fleetChannel, write.fleet .. ' ' .. (write.version + 1))
+for _, message in ipairs(write.messages) do redis.call('PUBLISH', message.channel, message.text) end
 return 1
 `;
 
@@ -184,12 +183,20 @@ function describeWrite(before: FleetState, after: FleetState, beside: Beside) {
     fields,
     events: entered.map((record) => ({ key: KEYS.events(record.id), name: "state", payload: stateEvent(record) })),
     eventsKept: EVENTS_KEPT,
-    changed: changed.map((record) => record.id),
-    reloadChannel: CHANNELS.reload,
-    fleetChannel: CHANNELS.fleet,
+    messages: describeMessages(after, changed),
   };
   const unfinished = Object.entries(after.reloads).filter(([, record]) => !isTerminal(record));
   return { write, kept: { ...after, reloads: Object.fromEntries(unfinished) } };
+}
+
+function describeMessages(after: FleetState, changed: ReloadRecord[]): { channel: string; text: string }[] {
+  const { fleet, version, active } = after;
+  const message: FleetMessage = { fleet, version, waits: nextStep(after) !== null, active };
+  return [
+    ...changed.map(({ id }) => ({ channel: CHANNELS.reload, text: id })),
+    ...changed.filter(isTerminal).map(({ id }) => ({ channel: CHANNELS.ended, text: id })),
+    { channel: CHANNELS.fleet, text: JSON.stringify(message) },
+  ];
 }
 
 /** The decision and the publishing hold only if every rank's lease is valid in the very step that writes them (P3, P5). */

@@ -3,7 +3,7 @@
 
 import { EventEmitter, once } from "node:events";
 import type { Redis } from "ioredis";
-import { CHANNELS, KEYS, parseFleetMessage } from "../contract/jobs.js";
+import { CHANNELS, type FleetMessage, KEYS } from "../contract/jobs.js";
 import { type ReloadEventName, type ReloadStateName, TERMINAL_STATES } from "../contract/reload.js";
 import { isTerminal, type ReloadRecord } from "./protocol/state.js";
 import type { ReloadEvent } from "./reloads.js";
@@ -11,7 +11,9 @@ import type { ReloadEvent } from "./reloads.js";
 export interface Follower {
   /** Resolves at the next change of the reload, after `timeoutMs`, or at the abort, whichever is first. */
   changed(reload: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
-  onFleetChanged(listener: (fleet: string, version: number) => void): void;
+  /** The same, but only the end counts as a change. */
+  ended(reload: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
+  onFleetChanged(listener: (message: FleetMessage) => void): void;
 }
 
 const POLL_MS = 1_000;
@@ -21,17 +23,18 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
   const emitter = new EventEmitter();
   emitter.setMaxListeners(0);
   subscriber.on("message", (channel: string, message: string) => {
-    if (channel === CHANNELS.reload) emitter.emit(`reload:${message}`);
-    else emitter.emit("fleet", parseFleetMessage(message));
+    if (channel === CHANNELS.fleet) emitter.emit(channel, JSON.parse(message));
+    else emitter.emit(`${channel} ${message}`);
   });
-  await subscriber.subscribe(CHANNELS.fleet, CHANNELS.reload);
+  await subscriber.subscribe(...Object.values(CHANNELS));
+  const heard = (channel: string) => async (reload: string, timeoutMs: number, signal: AbortSignal) => {
+    const waiting = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+    await once(emitter, `${channel} ${reload}`, { signal: waiting }).catch(() => {});
+  };
   return {
-    async changed(reload, timeoutMs, signal) {
-      const waiting = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
-      await once(emitter, `reload:${reload}`, { signal: waiting }).catch(() => {});
-    },
-    onFleetChanged: (listener) =>
-      void emitter.on("fleet", ({ fleet, version }: ReturnType<typeof parseFleetMessage>) => listener(fleet, version)),
+    changed: heard(CHANNELS.reload),
+    ended: heard(CHANNELS.ended),
+    onFleetChanged: (listener) => void emitter.on(CHANNELS.fleet, listener),
   };
 }
 

@@ -47,7 +47,8 @@ export async function openReloads(options: {
     return redis;
   };
   const redis = connect("command");
-  const queues = openQueues(redis, connect("patient"), (error) => log.warn({ err: error }, "queue"));
+  // BullMQ defines its scripts on the connections it is given, and every pipeline of such a one pays for them.
+  const queues = openQueues(connect("command"), connect("patient"), (error) => log.warn({ err: error }, "queue"));
   const follower = await openFollower(connect("patient"));
   const deps: ReloadDeps = { redis, store: openFleetStore(redis), queues, follower, sourceRoots, log };
   await queues.consumeControl((job, isLast) => runControlJob(deps, job, isLast));
@@ -113,7 +114,7 @@ async function getReload(deps: ReloadDeps, id: string, waitMs: number, signal: A
   for (;;) {
     // Armed before reading, so that an end between the read and the wait is not slept through.
     const leftMs = until - Date.now();
-    const changed = leftMs > 0 ? deps.follower.changed(id, Math.min(leftMs, POLL_MS), signal) : null;
+    const changed = leftMs > 0 ? deps.follower.ended(id, Math.min(leftMs, POLL_MS), signal) : null;
     const stored = await readReload(deps.redis, id);
     if (changed === null || signal.aborted || isTerminal(stored.record)) return viewOf(deps, stored);
     await changed;

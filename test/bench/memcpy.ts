@@ -3,25 +3,30 @@
 
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import { median } from "./statistics.js";
 
-/** Milliseconds that `threads` threads take to copy `bytes` bytes in all, so that as many are read and as many written. */
-export async function timeMemcpy(bytes: number, threads: number, rounds: number): Promise<number> {
+export interface Memcpy {
+  /** Milliseconds until all of the bytes are copied. */
+  round(): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** `threads` threads that copy `bytes` bytes in all each round, so that as many are read and as many written. */
+export async function openMemcpy(bytes: number, threads: number): Promise<Memcpy> {
   const workerData = { bytes: Math.ceil(bytes / threads) };
   const script = new URL("./memcpy-thread.js", import.meta.url);
   const workers = Array.from({ length: threads }, () => new Worker(script, { workerData }));
-  try {
-    await Promise.all(workers.map((worker) => once(worker, "message")));
-    const tookMs: number[] = [];
-    for (let round = 0; round < rounds; round++) {
+  const answers = () => Promise.all(workers.map((worker) => once(worker, "message")));
+  await answers();
+  return {
+    async round() {
       const startedAt = performance.now();
-      const copied = workers.map((worker) => once(worker, "message"));
+      const copied = answers();
       for (const worker of workers) worker.postMessage("copy");
-      await Promise.all(copied);
-      tookMs.push(performance.now() - startedAt);
-    }
-    return median(tookMs);
-  } finally {
-    await Promise.all(workers.map((worker) => worker.terminate()));
-  }
+      await copied;
+      return performance.now() - startedAt;
+    },
+    async close() {
+      await Promise.all(workers.map((worker) => worker.terminate()));
+    },
+  };
 }
