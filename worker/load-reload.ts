@@ -4,7 +4,7 @@ import { verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
-import type { Owner } from "./ledger.js";
+import { isOwner, type Owner } from "./ledger.js";
 import type { ProgressReport } from "./report.js";
 import type { RankStaging } from "./staging.js";
 
@@ -56,8 +56,7 @@ export async function prepareReload(
   const { owner, plan, staging, report, scope } = loading;
   const ready = staging.prepared(owner);
   if (ready !== null) return { ...ready, finalizeMs: report.progress.finalize_ms };
-  await openFor(loading);
-  await loadLayers(loading, staging.missing(owner, plan));
+  await openAndLoad(loading);
   report.phase("finalizing");
   await faultPoint("worker.finalize", scope);
   const startedAt = performance.now();
@@ -70,14 +69,35 @@ export async function prepareReload(
   return { ...prepared, finalizeMs };
 }
 
+/** Loads while the source files are looked at; bytes of a source that is not the plan's are given up again. */
+async function openAndLoad(loading: Loading): Promise<void> {
+  const { owner, plan, mode, staging } = loading;
+  if (isOpen(loading) || mode === "in_place") {
+    await openFor(loading);
+    return loadLayers(loading, staging.missing(owner, plan));
+  }
+  const verified = verifyFiles(plan.source.files);
+  const loaded = staging.open(owner, plan, mode).then(() => loadLayers(loading, staging.missing(owner, plan)));
+  const [source, bytes] = await Promise.allSettled([verified, loaded]);
+  if (source.status === "rejected") {
+    await staging.release(owner);
+    throw source.reason;
+  }
+  if (bytes.status === "rejected") throw bytes.reason;
+}
+
 /** Opens staging; the first time, after a look at the source files as they are now on this host. */
-export async function openFor({ owner, plan, mode, staging, report }: Loading): Promise<void> {
-  const { staging: before } = staging.ledger();
-  const opened = before.kind === "open" && before.owner.reload === owner.reload && before.owner.epoch === owner.epoch;
-  if (opened) return;
+export async function openFor(loading: Loading): Promise<void> {
+  const { owner, plan, mode, staging, report } = loading;
+  if (isOpen(loading)) return;
   await verifyFiles(plan.source.files);
   await staging.open(owner, plan, mode);
   report.phase("loading");
+}
+
+function isOpen({ staging, owner }: Loading): boolean {
+  const current = staging.ledger().staging;
+  return current.kind === "open" && isOwner(current, owner);
 }
 
 function namingLayer(error: unknown, plan: LoadedPlan, layer: number, rank: string): unknown {

@@ -28,6 +28,8 @@ export interface Rank {
   arena: RankArena;
   staging: RankStaging;
   log: Logger;
+  /** The swap that is under way, if any; never rejects. */
+  swapping: Promise<void>;
   /** The progress of the reload at hand; a new reload begins a new one. */
   report(owner: Owner, plan: LoadedPlan): ProgressReport;
 }

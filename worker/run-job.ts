@@ -126,25 +126,43 @@ async function tellFailure(
   );
 }
 
-/** After the decision: the prepared bytes become live (P4). Done already: only said again. */
+/**
+ * After the decision: the prepared bytes become live (P4). The word that it is decided comes by message, without a queue's
+ * hop, and as a job, which is never lost: whichever is first does it, the other finds it done and only says so again.
+ */
 async function runSwap(rank: Rank, record: ReloadRecord, owner: Owner, plan: LoadedPlan): Promise<void> {
   if (record.state !== "committing") {
     throw new LayercastError("not_prepared", `reload ${record.id} is ${record.state}, not decided`, {
       state: record.state,
     });
   }
-  const { report, scope } = loadingOf(rank, record, owner, plan);
-  await faultPoint("worker.swap", scope);
+  await rank.swapping;
   const live = rank.arena.liveState();
   if (live.held?.epoch === owner.epoch && live.generation % 2 === 0) {
     await tellArena(rank, null);
     return;
   }
-  if (rank.staging.prepared(owner) === null) await prepareReload(loadingOf(rank, record, owner, plan));
+  const swap = swapNow(rank, record, owner, plan);
+  rank.swapping = swap.catch(() => {});
+  await swap;
+}
+
+async function swapNow(rank: Rank, record: ReloadRecord, owner: Owner, plan: LoadedPlan): Promise<void> {
+  const loading = loadingOf(rank, record, owner, plan);
+  await faultPoint("worker.swap", loading.scope);
+  if (rank.staging.prepared(owner) === null) await prepareReload(loading);
   const swapMs = await rank.staging.swap(owner, heldBy(record));
-  await faultPoint("worker.swapped", scope);
-  report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
+  await faultPoint("worker.swapped", loading.scope);
+  loading.report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
   await tellArena(rank, swapMs);
+}
+
+/** The fleet says that what this rank has prepared is decided. */
+export async function swapDecided(rank: Rank, owner: Owner): Promise<void> {
+  const { state } = await readFleet(rank);
+  const record = activeReload(state);
+  if (record?.id !== owner.reload || record.epoch !== owner.epoch || rank.staging.prepared(owner) === null) return;
+  await runSwap(rank, record, owner, await loadPlan(rank.redis, owner.reload));
 }
 
 /** The live kernel tensors as a file of their own, while nothing can be swapped. */

@@ -29,10 +29,11 @@ import { loadLayout } from "../orchestrator/reloads/plan-store.js";
 import { leave, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { activeReload } from "../orchestrator/reloads/protocol/state.js";
 import { catchUp } from "./catch-up.js";
+import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { type Rank, reportKeeper, tellArena, undoOf } from "./rank.js";
 import { openRankArena } from "./rank-arena.js";
-import { runJob } from "./run-job.js";
+import { runJob, swapDecided } from "./run-job.js";
 import { openStagingOwner } from "./staging.js";
 import { takeLock } from "./take-lock.js";
 
@@ -75,7 +76,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const heartbeat = setInterval(() => {
     beat().catch((error: unknown) => log.warn({ err: error }, "the heartbeat failed"));
   }, HEARTBEAT_MS);
-  await releaseWhenEnded(rank, subscriber);
+  await heedFleet(rank, subscriber);
   let behind = !(await catchUp(rank));
   let catchingUp = false;
   const jobs = await takeJobs(rank, patient);
@@ -140,7 +141,22 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const staging = openStagingOwner({ core, arena, work, rank });
   const report = reportKeeper(redis, log, { replica, rank, incarnation });
   const store = openFleetStore(redis);
-  return { fleet, key, replica, rank, incarnation, host: hostname(), core, redis, store, arena, staging, log, report };
+  return {
+    fleet,
+    key,
+    replica,
+    rank,
+    incarnation,
+    host: hostname(),
+    core,
+    redis,
+    store,
+    arena,
+    staging,
+    log,
+    swapping: Promise.resolve(),
+    report,
+  };
 }
 
 /** Lease first, so that the registration is of a living rank. */
@@ -171,27 +187,27 @@ async function joinFleet(rank: Rank, { replicas, tensorParallelSize, device }: W
   );
 }
 
-/** When the reload that staging is open for has ended, what runs for it is stopped and staging is given up. */
-async function releaseWhenEnded(rank: Rank, subscriber: Redis): Promise<void> {
-  const review = async () => {
-    const { staging } = rank.staging.ledger();
-    if (!("owner" in staging)) return;
-    const known = await rank.store.read(rank.fleet);
-    const active = known === null ? null : activeReload(known.state);
-    const committed = known?.state.committed ?? null;
-    if (active?.id === staging.owner.reload || committed?.epoch === staging.owner.epoch) return;
-    await rank.staging.release(staging.owner);
-    if (undoOf(rank) !== null) await tellArena(rank, null);
-  };
+/** What the fleet's messages mean for what this rank has in staging: decided, so swap; ended, so give it up. */
+async function heedFleet(rank: Rank, subscriber: Redis): Promise<void> {
+  const warn = (error: unknown) =>
+    rank.log.warn({ err: error }, "heeding a message failed; jobs will do what it asked for");
   subscriber.on("message", (_channel: string, text: string) => {
-    const { fleet, active } = JSON.parse(text) as FleetMessage;
+    const { fleet, active, decided } = JSON.parse(text) as FleetMessage;
     const { staging } = rank.staging.ledger();
-    if (fleet !== rank.fleet || !("owner" in staging) || staging.owner.reload === active) return;
-    review().catch((error: unknown) =>
-      rank.log.warn({ err: error }, "giving up staging failed; the next load opens it anew"),
-    );
+    if (fleet !== rank.fleet || !("owner" in staging)) return;
+    if (staging.owner.reload !== active) releaseIfEnded(rank, staging.owner).catch(warn);
+    else if (decided && staging.kind === "prepared") swapDecided(rank, staging.owner).catch(warn);
   });
   await subscriber.subscribe(CHANNELS.fleet);
+}
+
+async function releaseIfEnded(rank: Rank, owner: Owner): Promise<void> {
+  const known = await rank.store.read(rank.fleet);
+  const active = known === null ? null : activeReload(known.state);
+  const committed = known?.state.committed ?? null;
+  if (active?.id === owner.reload || committed?.epoch === owner.epoch) return;
+  await rank.staging.release(owner);
+  if (undoOf(rank) !== null) await tellArena(rank, null);
 }
 
 async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {

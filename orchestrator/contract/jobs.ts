@@ -50,6 +50,8 @@ export interface FleetMessage {
   /** Whether the active reload waits for an orchestrator to do something. */
   waits: boolean;
   active: string | null;
+  /** Whether the active reload is committing. */
+  decided: boolean;
 }
 
 export const CONTROL_QUEUE = "control";

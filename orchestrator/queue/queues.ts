@@ -42,7 +42,10 @@ export interface Queues {
   addControl(job: ControlJob, enqueueing: number): Promise<void>;
   /** The whole flow; or, when only some ranks must begin anew, their part of it without the `decide` at its top. */
   addFlow(work: ReloadWork, withDecide: boolean): Promise<void>;
-  addSwaps(work: Omit<ReloadWork, "ranks" | "retry">, ranks: { rank: RankKey; incarnation: string }[]): Promise<void>;
+  addSwaps(
+    work: Pick<ReloadWork, "fleet" | "reload" | "epoch">,
+    ranks: { rank: RankKey; incarnation: string }[],
+  ): Promise<void>;
   runExport(job: RankJob & { kind: "export" }, timeoutMs: number): Promise<ExportResult>;
   /** Takes control jobs until closed; `isLast` when the queue will not try again. */
   consumeControl(handle: (job: ControlJob, isLast: boolean) => Promise<void>): Promise<void>;
@@ -84,9 +87,9 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
       if (withDecide) await flows.add(decideNode(work, children));
       else await flows.addBulk(children);
     },
-    async addSwaps({ fleet, reload, epoch, enqueueing }, ranks) {
+    async addSwaps({ fleet, reload, epoch }, ranks) {
       const nodes = ranks.map(({ rank, incarnation }) =>
-        rankNode({ kind: "swap", fleet, reload, epoch, rank, incarnation, retry: PATIENT_RETRY }, enqueueing),
+        rankNode({ kind: "swap", fleet, reload, epoch, rank, incarnation, retry: PATIENT_RETRY }, 0),
       );
       await flows.addBulk(nodes);
     },

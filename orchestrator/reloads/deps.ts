@@ -13,5 +13,7 @@ export interface ReloadDeps {
   follower: Follower;
   /** Real paths that a source must lie under. */
   sourceRoots: string[];
+  /** By fleet: whom this process has sent the swap jobs of which epoch. */
+  swapsSent: Map<string, { epoch: number; incarnations: Set<string> }>;
   log: Logger;
 }

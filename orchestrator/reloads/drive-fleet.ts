@@ -90,7 +90,7 @@ async function driveOnce(deps: ReloadDeps, fleet: string, known: FleetState | nu
     case "decide":
       return tolerating(decideReload(deps, fleet, reload, epoch));
     case "swap":
-      return sendSwaps(deps, state, reload);
+      return sendSwaps(deps, state, reload, sweeping);
     default:
       return step satisfies never;
   }

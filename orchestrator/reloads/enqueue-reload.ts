@@ -1,5 +1,5 @@
-// Jobs for the ranks of an active reload: the flow of layer and finalize jobs, and the swaps after the decision. The
-// record says afterwards who was sent what; a crash in between sends the same job ids again, which the queue ignores.
+// Jobs for the ranks of an active reload: the flow of layer and finalize jobs, and the swaps after the decision. A crash
+// between the sending and its being noted sends the same job ids again, which the queue ignores.
 
 import { LayercastError } from "../contract/errors.js";
 import type { RankKey } from "../contract/jobs.js";
@@ -8,21 +8,16 @@ import type { RankWork } from "../queue/queues.js";
 import type { ReloadDeps } from "./deps.js";
 import { loadPlan } from "./plan-store.js";
 import { nextStep } from "./protocol/advance.js";
-import { decide, markEnqueued, markSwapsSent } from "./protocol/reload-transitions.js";
+import { decide, markEnqueued } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState, type ReloadRecord } from "./protocol/state.js";
-import { readReload } from "./record-store.js";
 
 /** Sends layer and finalize jobs to the ranks whose current incarnation has none yet. */
 export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: string): Promise<void> {
   const step = nextStep(state);
   const record = activeReload(state);
   if (step?.kind !== "enqueue" || record === null || step.reload !== reload) return;
-  const [{ layerJobs }, { request }] = await Promise.all([
-    loadPlan(deps.redis, reload),
-    readReload(deps.redis, reload),
-  ]);
+  const { layerJobs, retry } = await loadPlan(deps.redis, reload);
   const ranks = step.ranks.flatMap((key) => workOf(state, record, key, layerJobs));
-  const retry = { attempts: request.policy.attempts, backoffMs: request.policy.backoff_ms };
   const { fleet, epoch } = { fleet: state.fleet, epoch: step.epoch };
   const enqueueing = record.enqueueings;
   await deps.queues.addFlow({ fleet, reload, epoch, retry, ranks, enqueueing }, enqueueing === 0);
@@ -33,9 +28,10 @@ export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: 
 function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs: number[][]): RankWork[] {
   const rank = state.ranks[key];
   if (rank === undefined) return [];
-  // A rank that still has the rollback's target as undo only adopts it.
+  // Undo that holds the rollback's target is only adopted; and one job before a barrier would be a hop for nothing:
+  // finalize loads what is missing.
   const adopts = record.kind === "rollback" && rank.undo?.content === record.content;
-  return [{ rank: key, incarnation: rank.incarnation, layerJobs: adopts ? [] : layerJobs }];
+  return [{ rank: key, incarnation: rank.incarnation, layerJobs: adopts || layerJobs.length === 1 ? [] : layerJobs }];
 }
 
 /** finalizing -> committing, then the swaps. Throws `not_prepared` while a rank's token is missing. */
@@ -47,21 +43,26 @@ export async function decideReload(deps: ReloadDeps, fleet: string, reload: stri
   await sendSwaps(deps, decided.state, reload);
 }
 
-/** Sends swap jobs to the prepared ranks that have none yet. */
-export async function sendSwaps(deps: ReloadDeps, state: FleetState, reload: string): Promise<void> {
+/**
+ * Sends swap jobs to the prepared ranks that are not live yet. What this process has sent it does not send again, unless
+ * `again`: the sweep's way to make up for one that died in between. The queue ignores ids that it knows.
+ */
+export async function sendSwaps(deps: ReloadDeps, state: FleetState, reload: string, again = false): Promise<void> {
   const step = nextStep(state);
-  const record = activeReload(state);
-  if (step?.kind !== "swap" || record === null || step.reload !== reload) return;
-  const ranks = step.ranks.flatMap((key) => {
-    const rank = state.ranks[key];
-    return rank === undefined ? [] : [{ rank: key, incarnation: rank.incarnation }];
-  });
+  if (step?.kind !== "swap" || step.reload !== reload) return;
   const { fleet } = state;
-  await deps.queues.addSwaps({ fleet, reload, epoch: step.epoch, enqueueing: record.enqueueings }, ranks);
+  const { epoch } = step;
+  const known = deps.swapsSent.get(fleet);
+  const sent = known?.epoch === epoch && !again ? known.incarnations : new Set<string>();
+  deps.swapsSent.set(fleet, { epoch, incarnations: sent });
+  const ranks = step.ranks.flatMap((key) => {
+    const incarnation = state.ranks[key]?.incarnation;
+    return incarnation === undefined || sent.has(incarnation) ? [] : [{ rank: key, incarnation }];
+  });
+  if (ranks.length === 0) return;
+  for (const { incarnation } of ranks) sent.add(incarnation);
+  await deps.queues.addSwaps({ fleet, reload, epoch }, ranks);
   await faultPoint("orchestrator.swaps_sent");
-  await ignoringStale(
-    deps.store.transact(fleet, (draft) => markSwapsSent(draft, reload, step.epoch, incarnationsOf(ranks))),
-  );
 }
 
 /** The ranks may be faster than the mark: then the reload has ended, and nothing is left to note. */

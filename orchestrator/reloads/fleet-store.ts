@@ -6,7 +6,14 @@ import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { CHANNELS, type FleetMessage, KEYS, type RankKey } from "../contract/jobs.js";
 import { advance, nextStep } from "./protocol/advance.js";
-import { type Context, type FleetState, isTerminal, newFleet, type ReloadRecord } from "./protocol/state.js";
+import {
+  activeReload,
+  type Context,
+  type FleetState,
+  isTerminal,
+  newFleet,
+  type ReloadRecord,
+} from "./protocol/state.js";
 
 export interface FleetSnapshot {
   state: FleetState;
@@ -70,6 +77,14 @@ for _, message in ipairs(write.messages) do redis.call('PUBLISH', message.channe
 return 1
 `;
 
+/** KEYS[1] fleet, KEYS[2] leases, then keys to get. Returns state, leases as a flat list, seconds, microseconds, values. */
+const READ_SCRIPT = `
+local time = redis.call('TIME')
+local reply = { redis.call('HGET', KEYS[1], 'state'), redis.call('HGETALL', KEYS[2]), time[1], time[2] }
+for index = 3, #KEYS do reply[index + 2] = redis.call('GET', KEYS[index]) end
+return reply
+`;
+
 /** KEYS[1] leases; ARGV rank, incarnation, ttlMs. */
 const LEASE_SCRIPT = `
 local time = redis.call('TIME')
@@ -86,24 +101,28 @@ interface Commands extends Redis {
     write: string,
     state: string,
   ): Promise<number>;
+  layercastRead(
+    keyCount: number,
+    ...keys: string[]
+  ): Promise<[string | null, string[], string, string, ...(string | null)[]]>;
   layercastLease(leases: string, rank: string, incarnation: string, ttlMs: number): Promise<void>;
 }
 
 export function openFleetStore(redis: Redis): FleetStore {
   redis.defineCommand("layercastCommit", { numberOfKeys: 4, lua: COMMIT_SCRIPT });
+  redis.defineCommand("layercastRead", { lua: READ_SCRIPT });
   redis.defineCommand("layercastLease", { numberOfKeys: 1, lua: LEASE_SCRIPT });
   const commands = redis as Commands;
   const listeners: ((state: FleetState) => void)[] = [];
 
   async function readWith(fleet: string, keys: string[]) {
-    const pipeline = redis.pipeline().hget(KEYS.fleet(fleet), "state").hgetall(KEYS.leases(fleet)).time();
-    for (const key of keys) pipeline.get(key);
-    const replies = ((await pipeline.exec()) ?? []).map(([error, reply]) => {
-      if (error) throw error;
-      return reply;
-    });
-    const [state, leases, time, ...stored] = replies as [string | null, Record<string, string>, string[], ...string[]];
-    const now = Number(time[0]) * 1000 + Math.floor(Number(time[1]) / 1000);
+    const [state, leases, seconds, micros, ...stored] = await commands.layercastRead(
+      2 + keys.length,
+      KEYS.fleet(fleet),
+      KEYS.leases(fleet),
+      ...keys,
+    );
+    const now = Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
     return {
       state: state === null ? null : (JSON.parse(state) as FleetState),
       context: { now, leaseValid: leaseCheck(leases, now) },
@@ -155,9 +174,11 @@ export function openFleetStore(redis: Redis): FleetStore {
   };
 }
 
-function leaseCheck(leases: Record<string, string>, now: number): Context["leaseValid"] {
+/** `leases`: rank key, "incarnation|expires", rank key, ... */
+function leaseCheck(leases: string[], now: number): Context["leaseValid"] {
   return (rank, incarnation) => {
-    const [holder, expires] = (leases[rank] ?? "|0").split("|");
+    const at = leases.indexOf(rank);
+    const [holder, expires] = (at === -1 ? "|0" : (leases[at + 1] ?? "|0")).split("|");
     return holder === incarnation && Number(expires) >= now;
   };
 }
@@ -191,7 +212,8 @@ function describeWrite(before: FleetState, after: FleetState, beside: Beside) {
 
 function describeMessages(after: FleetState, changed: ReloadRecord[]): { channel: string; text: string }[] {
   const { fleet, version, active } = after;
-  const message: FleetMessage = { fleet, version, waits: nextStep(after) !== null, active };
+  const decided = activeReload(after)?.state === "committing";
+  const message: FleetMessage = { fleet, version, waits: nextStep(after) !== null, active, decided };
   return [
     ...changed.map(({ id }) => ({ channel: CHANNELS.reload, text: id })),
     ...changed.filter(isTerminal).map(({ id }) => ({ channel: CHANNELS.ended, text: id })),

@@ -50,7 +50,15 @@ export async function openReloads(options: {
   // BullMQ defines its scripts on the connections it is given, and every pipeline of such a one pays for them.
   const queues = openQueues(connect("command"), connect("patient"), (error) => log.warn({ err: error }, "queue"));
   const follower = await openFollower(connect("patient"));
-  const deps: ReloadDeps = { redis, store: openFleetStore(redis), queues, follower, sourceRoots, log };
+  const deps: ReloadDeps = {
+    redis,
+    store: openFleetStore(redis),
+    queues,
+    follower,
+    sourceRoots,
+    swapsSent: new Map(),
+    log,
+  };
   await queues.consumeControl((job, isLast) => runControlJob(deps, job, isLast));
   const driver = openDriver(deps);
   return {

@@ -2,7 +2,7 @@
 
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
-import { KEYS } from "../contract/jobs.js";
+import { KEYS, type RetryPolicy } from "../contract/jobs.js";
 import type { Layout, Plan, Source } from "../contract/plan.js";
 
 /** What a reload's hash says of its plan. */
@@ -13,9 +13,10 @@ export interface StoredPlan {
   /** Layer indexes, one list a job. */
   layerJobs: number[][];
   allowNonFinite: boolean;
+  retry: RetryPolicy;
 }
 
-export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite">;
+export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite" | "retry">;
 
 /** The last few of each stay in memory: a plan never changes, and each of a reload's jobs asks for it. */
 function keepLast<Value>(count: number) {
@@ -35,13 +36,12 @@ const layouts = keepLast<Layout>(4);
 const plans = keepLast<LoadedPlan>(4);
 
 export async function savePlan(redis: Redis, reload: string, plan: LoadedPlan): Promise<void> {
-  const { layout, layoutDigest, source, sourceDigest, skipped, layerJobs, allowNonFinite } = plan;
-  const stored: StoredPlan = { layoutDigest, sourceDigest, skipped, layerJobs, allowNonFinite };
+  const { layout, source, ...stored } = plan;
   await redis
     .multi()
-    .set(KEYS.layout(layoutDigest), JSON.stringify(layout), "NX")
+    .set(KEYS.layout(plan.layoutDigest), JSON.stringify(layout), "NX")
     .set(KEYS.source(reload), JSON.stringify(source))
-    .hset(KEYS.reload(reload), "plan", JSON.stringify(stored))
+    .hset(KEYS.reload(reload), "plan", JSON.stringify(stored satisfies StoredPlan))
     .exec();
   plans.set(reload, plan);
 }

@@ -17,8 +17,7 @@ import { readReload, type StoredRequest } from "./record-store.js";
 
 /** planning -> loading. Throws what makes the reload impossible. */
 export async function startReload(deps: ReloadDeps, fleet: string, reload: string, epoch: number): Promise<void> {
-  const { record, request } = await readReload(deps.redis, reload);
-  const known = await deps.store.read(fleet);
+  const [{ record, request }, known] = await Promise.all([readReload(deps.redis, reload), deps.store.read(fleet)]);
   if (known === null || record.state !== "planning" || record.epoch !== epoch) return;
   await faultPoint("orchestrator.start");
   const plan =
@@ -47,7 +46,9 @@ async function makePlan(deps: ReloadDeps, request: StoredRequest, state: FleetSt
   });
   checkPlan(plan, table);
   const layerJobs = groupLayers(plan, request.policy.layers_per_job);
-  return { ...plan, layerJobs, allowNonFinite: request.install.allow_non_finite };
+  const { install, policy } = request;
+  const retry = { attempts: policy.attempts, backoffMs: policy.backoff_ms };
+  return { ...plan, layerJobs, allowNonFinite: install.allow_non_finite, retry };
 }
 
 /** Another layout moves the kernel tensors' addresses, so it must be asked for. */

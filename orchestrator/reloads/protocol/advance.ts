@@ -61,7 +61,7 @@ export function nextStep(state: FleetState): NextStep | null {
       const rank = state.ranks[key];
       if (rank === undefined || isLive(rank, { content: record.content, epoch })) return false;
       // An incarnation that came after the decision loads and swaps by itself before it takes jobs (P8).
-      return record.tokens[key]?.incarnation === rank.incarnation && record.swapsSent[key] !== rank.incarnation;
+      return record.tokens[key]?.incarnation === rank.incarnation;
     });
     return ranks.length > 0 ? { kind: "swap", reload, epoch, ranks } : null;
   }

@@ -48,7 +48,6 @@ export function submit(state: FleetState, reload: NewReload, { now }: Context): 
     enqueued: {},
     enqueueings: 0,
     tokens: {},
-    swapsSent: {},
     swaps: {},
     liveChanged: false,
     supersededBy: null,
@@ -125,18 +124,6 @@ export function markEnqueued(
 ): void {
   const record = requireActive(state, reload, epoch);
   Object.assign(record.enqueued, incarnations);
-  record.enqueueings += 1;
-}
-
-/** These incarnations were sent their swap jobs. */
-export function markSwapsSent(
-  state: FleetState,
-  reload: string,
-  epoch: number,
-  incarnations: Record<RankKey, string>,
-): void {
-  const record = requireActive(state, reload, epoch);
-  Object.assign(record.swapsSent, incarnations);
   record.enqueueings += 1;
 }
 

@@ -96,8 +96,6 @@ export interface ReloadRecord {
   /** How often jobs were enqueued; part of every job id. */
   enqueueings: number;
   tokens: Record<RankKey, Token>;
-  /** Which incarnation of each rank was sent its swap job. */
-  swapsSent: Record<RankKey, string>;
   /** When each rank's swap began and ended. */
   swaps: Record<RankKey, { startedAt: number; endedAt: number }>;
   liveChanged: boolean;
