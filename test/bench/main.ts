@@ -38,12 +38,22 @@ async function main(): Promise<number> {
 
 async function runIn(one: Case, reloads: number | null): Promise<Row[]> {
   const directory = mkdtempSync(join(storage(), "layercast-bench-"));
+  const remove = () => rmSync(directory, { recursive: true, force: true, maxRetries: 10 });
+  // The processes end with this one; a gigabyte in memory would stay.
+  const interrupted = () => {
+    remove();
+    process.exit(1);
+  };
+  for (const signal of SIGNALS) process.once(signal, interrupted);
   try {
     return await one.run({ reloads, directory, say: (line) => console.error(`${one.name}: ${line}`) });
   } finally {
-    rmSync(directory, { recursive: true, force: true });
+    for (const signal of SIGNALS) process.off(signal, interrupted);
+    remove();
   }
 }
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** Checkpoint, arenas and Redis lie in memory where there is room, so that no disk is measured. */
 function storage(): string {
