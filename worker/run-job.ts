@@ -19,7 +19,8 @@ type ReloadJob = Exclude<RankJob, { kind: "export" }>;
 /** `isLast` when the queue will not try again: then a failure fails the reload. */
 export async function runJob(rank: Rank, job: RankJob, attempt: number, isLast: boolean): Promise<ExportResult | null> {
   if (job.kind === "export") return exportLive(rank, job.file);
-  const log = rank.log.child({ reload: job.reload, epoch: job.epoch, job: job.kind });
+  const layers = job.kind === "layer" ? { layers: job.layers } : {};
+  const log = rank.log.child({ reload: job.reload, epoch: job.epoch, job: job.kind, ...layers });
   try {
     const record = await activeFor(rank, job);
     if (record === null) return null;

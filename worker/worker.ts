@@ -80,11 +80,11 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   let behind = !(await catchUp(rank));
   let catchingUp = false;
   const jobs = await takeJobs(rank, patient);
-  log.info({ threads: rank.core.threads }, "ready");
+  rank.log.info({ threads: rank.core.threads }, "ready");
 
   return {
     async stop() {
-      log.info("draining");
+      rank.log.info("draining");
       await jobs.close();
       clearInterval(heartbeat);
       await rank.store
@@ -141,6 +141,9 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const staging = openStagingOwner({ core, arena, work, rank });
   const report = reportKeeper(redis, log, { replica, rank, incarnation });
   const store = openFleetStore(redis);
+  store.onWritten((_, entered) => {
+    for (const { id, epoch, state, error } of entered) log.info({ reload: id, epoch, error }, state);
+  });
   return {
     fleet,
     key,

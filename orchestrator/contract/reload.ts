@@ -358,7 +358,7 @@ export const ProblemAnswer = Type.Object(
 export interface ReloadEvents {
   /** Each state the reload enters. */
   state: { state: ReloadStateName; epoch: number | null; error: Static<typeof ErrorAnswer> | null };
-  /** A rank's progress, at most every quarter second and at each phase's end. */
+  /** A rank's progress: some times a second, and when it is prepared and swapped. */
   progress: RankProgress;
   /** A job that failed and will be tried again. */
   retry: { replica: number; rank: number; layer: string; attempt: number; error: Static<typeof ErrorAnswer> };

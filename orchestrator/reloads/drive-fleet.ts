@@ -54,7 +54,8 @@ export function openDriver(deps: ReloadDeps): Driver {
   }
 
   // What this process wrote it need not read again.
-  deps.store.onWritten((state) => {
+  deps.store.onWritten((state, entered) => {
+    for (const { id, epoch, state: name, error } of entered) deps.log.info({ reload: id, epoch, error }, name);
     seen.set(state.fleet, state.version);
     if (nextStep(state) !== null) drive(state.fleet, state, false);
   });

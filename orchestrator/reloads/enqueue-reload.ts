@@ -37,10 +37,9 @@ function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs
 /** finalizing -> committing, then the swaps. Throws `not_prepared` while a rank's token is missing. */
 export async function decideReload(deps: ReloadDeps, fleet: string, reload: string, epoch: number): Promise<void> {
   await faultPoint("orchestrator.decide");
-  const decided = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
-  if (decided.result) deps.log.info({ reload, epoch }, "decided");
+  const { state } = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
   await faultPoint("orchestrator.decided");
-  await sendSwaps(deps, decided.state, reload);
+  await sendSwaps(deps, state, reload);
 }
 
 /**

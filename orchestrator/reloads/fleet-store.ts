@@ -40,8 +40,8 @@ export interface FleetStore {
   ): Promise<{ result: Result; state: FleetState }>;
   read(fleet: string): Promise<FleetSnapshot | null>;
   fleets(): Promise<string[]>;
-  /** Called with every state that this store has written. */
-  onWritten(listener: (state: FleetState) => void): void;
+  /** Called with every state that this store has written, and the reloads that entered another state with it. */
+  onWritten(listener: (state: FleetState, entered: ReloadRecord[]) => void): void;
   /** Says that the incarnation lives, for `ttlMs` from now by Redis's clock. */
   renewLease(fleet: string, rank: RankKey, incarnation: string, ttlMs: number): Promise<void>;
 }
@@ -113,7 +113,7 @@ export function openFleetStore(redis: Redis): FleetStore {
   redis.defineCommand("layercastRead", { lua: READ_SCRIPT });
   redis.defineCommand("layercastLease", { numberOfKeys: 1, lua: LEASE_SCRIPT });
   const commands = redis as Commands;
-  const listeners: ((state: FleetState) => void)[] = [];
+  const listeners: ((state: FleetState, entered: ReloadRecord[]) => void)[] = [];
 
   async function readWith(fleet: string, keys: string[]) {
     const [state, leases, seconds, micros, ...stored] = await commands.layercastRead(
@@ -140,7 +140,7 @@ export function openFleetStore(redis: Redis): FleetStore {
       advance(draft, context);
       if (isDeepStrictEqual(before, draft)) return { result, state: draft };
       draft.version += 1;
-      const { write, kept } = describeWrite(before, draft, beside);
+      const { write, kept, entered } = describeWrite(before, draft, beside);
       const written = await commands.layercastCommit(
         KEYS.fleet(fleet),
         KEYS.leases(fleet),
@@ -150,7 +150,7 @@ export function openFleetStore(redis: Redis): FleetStore {
         JSON.stringify(kept),
       );
       if (Number(written) === 1) {
-        for (const listener of listeners) listener(draft);
+        for (const listener of listeners) listener(draft, entered);
         return { result, state: draft };
       }
     }
@@ -207,7 +207,7 @@ function describeWrite(before: FleetState, after: FleetState, beside: Beside) {
     messages: describeMessages(after, changed),
   };
   const unfinished = Object.entries(after.reloads).filter(([, record]) => !isTerminal(record));
-  return { write, kept: { ...after, reloads: Object.fromEntries(unfinished) } };
+  return { write, entered, kept: { ...after, reloads: Object.fromEntries(unfinished) } };
 }
 
 function describeMessages(after: FleetState, changed: ReloadRecord[]): { channel: string; text: string }[] {

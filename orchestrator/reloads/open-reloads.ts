@@ -84,7 +84,6 @@ function reloadsOf(deps: ReloadDeps): Reloads {
     async cancel(id) {
       const { record } = await readReload(redis, id);
       await store.transact(record.fleet, (draft, { now }) => cancel(draft, id, now));
-      deps.log.info({ reload: id }, "cancelled");
       return viewOf(deps, await readReload(redis, id));
     },
     async rollback(fleet, request) {

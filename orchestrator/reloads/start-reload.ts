@@ -31,7 +31,6 @@ export async function startReload(deps: ReloadDeps, fleet: string, reload: strin
     beginLoading(draft, reload, epoch, plan.layoutDigest, now),
   );
   await enqueueRanks(deps, state, reload);
-  deps.log.info({ reload, epoch, jobs: plan.layerJobs.length }, "loading");
 }
 
 async function makePlan(deps: ReloadDeps, request: StoredRequest, state: FleetState): Promise<LoadedPlan> {

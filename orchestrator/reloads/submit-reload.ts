@@ -87,9 +87,7 @@ async function submitOnce(
     beside.reloadFields.push({ id: record.id, field: "request", value: JSON.stringify(request) });
     return { id: record.id, created: true };
   };
-  const { result } = await deps.store.transact(fleet, transition, [key]);
-  if (result.created) deps.log.info({ reload: result.id, fleet, submission: submissionId }, "submitted");
-  return result;
+  return (await deps.store.transact(fleet, transition, [key])).result;
 }
 
 function repeated(submissionId: string, digest: string, stored: string): Submitted {

@@ -153,10 +153,10 @@ export function unpreparedRanks(state: FleetState, record: ReloadRecord): RankKe
   });
 }
 
-/** finalizing -> committing, the decision: every current incarnation is prepared. Not routable from here on (P3). False: it was before. */
-export function decide(state: FleetState, reload: string, epoch: number, context: Context): boolean {
+/** finalizing -> committing, the decision: every current incarnation is prepared. Not routable from here on (P3). */
+export function decide(state: FleetState, reload: string, epoch: number, context: Context): void {
   const record = requireActive(state, reload, epoch);
-  if (record.state === "committing") return false;
+  if (record.state === "committing") return;
   const waiting = [...new Set([...unpreparedRanks(state, record), ...missingRanks(state, context)])];
   if (record.state !== "finalizing" || waiting.length > 0) {
     throw new LayercastError("not_prepared", `reload ${reload} waits for ranks ${waiting.join(", ")} to be prepared`, {
@@ -169,7 +169,6 @@ export function decide(state: FleetState, reload: string, epoch: number, context
   record.state = "committing";
   record.liveChanged = true;
   record.times.decided = context.now;
-  return true;
 }
 
 /** The same rank of two replicas must have staged the same bytes. */
