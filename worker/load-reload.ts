@@ -1,6 +1,6 @@
 // A reload's bytes into staging: what a layer job, a finalize job and a catching-up rank share.
 
-import { verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
+import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
@@ -57,6 +57,7 @@ export async function prepareReload(
   const ready = staging.prepared(owner);
   if (ready !== null) return { ...ready, finalizeMs: report.progress.finalize_ms };
   await openAndLoad(loading);
+  await requireUntouched(plan.source.files);
   report.phase("finalizing");
   await faultPoint("worker.finalize", scope);
   const startedAt = performance.now();

@@ -2,7 +2,7 @@
 // the file is still in that state. Reads the header only. A file that changes while it is read is `source_changed`.
 
 import { createHash } from "node:crypto";
-import { constants, type FileHandle, open } from "node:fs/promises";
+import { constants, type FileHandle, open, stat } from "node:fs/promises";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointFile } from "../contract/plan.js";
 import {
@@ -33,6 +33,20 @@ export async function verifyFile(expected: CheckpointFile): Promise<void> {
 
 export async function verifyFiles(expected: readonly CheckpointFile[]): Promise<void> {
   await inParallel(expected, FILES_AT_ONCE, verifyFile);
+}
+
+/** After the last read: the same but for the header, which nobody can change without leaving a trace of it here. */
+export async function requireUntouched(expected: readonly CheckpointFile[]): Promise<void> {
+  await inParallel(expected, FILES_AT_ONCE, async (file) => {
+    const found = await stat(file.path, { bigint: true }).catch((error: unknown) => {
+      throw sourceError(file.path, error);
+    });
+    const now = { sizeBytes: Number(found.size), mtimeNs: String(found.mtimeNs), inode: String(found.ino) };
+    for (const [field, meaning] of COMPARED) {
+      if (field !== "headerDigest" && now[field] !== file[field])
+        throw sourceChanged(file.path, meaning, file[field], now[field]);
+    }
+  });
 }
 
 export const FILES_AT_ONCE = 8;
@@ -81,11 +95,11 @@ async function openRegular(path: string): Promise<FileHandle> {
 }
 
 async function stateOf(handle: FileHandle, path: string): Promise<Omit<CheckpointFile, "path" | "headerDigest">> {
-  const stat = await handle.stat({ bigint: true });
-  if (!stat.isFile()) throw new LayercastError("checkpoint_invalid", `${path} is not a regular file.`, { file: path });
-  if (stat.size > BigInt(Number.MAX_SAFE_INTEGER))
-    throw new LayercastError("checkpoint_invalid", `${path} has ${stat.size} bytes, 2^53 or more.`, { file: path });
-  return { sizeBytes: Number(stat.size), mtimeNs: String(stat.mtimeNs), inode: String(stat.ino) };
+  const found = await handle.stat({ bigint: true });
+  if (!found.isFile()) throw new LayercastError("checkpoint_invalid", `${path} is not a regular file.`, { file: path });
+  if (found.size > BigInt(Number.MAX_SAFE_INTEGER))
+    throw new LayercastError("checkpoint_invalid", `${path} has ${found.size} bytes, 2^53 or more.`, { file: path });
+  return { sizeBytes: Number(found.size), mtimeNs: String(found.mtimeNs), inode: String(found.ino) };
 }
 
 async function readExactly(handle: FileHandle, path: string, sizeBytes: number): Promise<Uint8Array> {

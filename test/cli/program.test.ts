@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../../orchestrator/cli/program.js";
 import type { Terminal } from "../../orchestrator/cli/terminal.js";
@@ -88,7 +89,7 @@ describe("submit", () => {
     answers.set(SUBMIT, [json(reloadView({ state: "queued" }), 202)]);
     const { code, out } = await layercast("submit --source ckpt/step-1 --no-wait");
     expect(asked[0]?.body).toEqual({
-      source: { kind: "safetensors", uri: `file://${process.cwd()}/ckpt/step-1` },
+      source: { kind: "safetensors", uri: pathToFileURL("ckpt/step-1").href },
       recipe: {},
       install: {},
       policy: {},
