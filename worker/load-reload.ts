@@ -14,7 +14,7 @@ export interface Loading {
   mode: "staged" | "in_place";
   staging: RankStaging;
   report: ProgressReport;
-  /** "0/1", for the fault points. */
+  /** "0-1", for the fault points. */
   scope: string;
 }
 
@@ -78,7 +78,7 @@ async function openAndLoad(loading: Loading): Promise<void> {
     return loadLayers(loading, staging.missing(owner, plan));
   }
   const verified = verifyFiles(plan.source.files);
-  const loaded = staging.open(owner, plan, mode).then(() => loadLayers(loading, staging.missing(owner, plan)));
+  const loaded = openStaging(loading).then(() => loadLayers(loading, staging.missing(owner, plan)));
   const [source, bytes] = await Promise.allSettled([verified, loaded]);
   if (source.status === "rejected") {
     await staging.release(owner);
@@ -89,9 +89,12 @@ async function openAndLoad(loading: Loading): Promise<void> {
 
 /** Opens staging; the first time, after a look at the source files as they are now on this host. */
 export async function openFor(loading: Loading): Promise<void> {
-  const { owner, plan, mode, staging, report } = loading;
   if (isOpen(loading)) return;
-  await verifyFiles(plan.source.files);
+  await verifyFiles(loading.plan.source.files);
+  await openStaging(loading);
+}
+
+async function openStaging({ owner, plan, mode, staging, report }: Loading): Promise<void> {
   await staging.open(owner, plan, mode);
   report.phase("loading");
 }

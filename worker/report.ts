@@ -6,7 +6,7 @@ import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { LayerReport } from "../native/native.js";
 import type { ErrorReport } from "../orchestrator/contract/errors.js";
-import { CHANNELS, KEYS } from "../orchestrator/contract/jobs.js";
+import { CHANNELS, EVENTS_KEPT, KEYS } from "../orchestrator/contract/jobs.js";
 import type { RankProgress, ReloadEvents } from "../orchestrator/contract/reload.js";
 import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-store.js";
 
@@ -20,7 +20,6 @@ export interface ProgressReport {
 }
 
 const REPORT_EVERY_MS = 100;
-const EVENTS_KEPT = 2_000;
 
 export function openReport(
   redis: Redis,

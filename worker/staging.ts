@@ -100,7 +100,7 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     plan: LoadedPlan,
     layers: number[],
     phase: "layer" | "finalize",
-  ): Promise<{ report: LayerReport; layers: number[] }> {
+  ): Promise<LayerReport> {
     await gateOpen();
     requireOpen(ledger, owner);
     const { target, half } = requireDestination(destination);
@@ -109,10 +109,7 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
     const deadlineMs = CALL_BASE_MS + bytesOf(resolved) / SLOWEST_BYTES_PER_MS;
     try {
-      const report = await work.run(what, deadlineMs, (cancel) =>
-        core.runLayer(target.arena, half, resolved.program, cancel),
-      );
-      return { report, layers };
+      return await work.run(what, deadlineMs, (cancel) => core.runLayer(target.arena, half, resolved.program, cancel));
     } catch (error) {
       throw explainNativeError(error, plan, resolved, what);
     }
@@ -136,13 +133,13 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     },
     async loadLayer(owner, plan, layer) {
       if (requireOpen(ledger, owner).layers.has(layer)) return null;
-      const { report } = await write(owner, plan, [layer], "layer");
+      const report = await write(owner, plan, [layer], "layer");
       ledger = recordLayer(ledger, owner, layer, digestFromHex(report.digest));
       return report;
     },
     async finalize(owner, plan) {
       const all = plan.layout.layers.map((_, layer) => layer);
-      const { report } = await write(owner, plan, all, "finalize");
+      const report = await write(owner, plan, all, "finalize");
       await exclusively(() => {
         ledger = recordFinalized(ledger, owner, digestFromHex(report.digest));
         ledger = prepare(ledger, owner, all.length, generationAtOpen);

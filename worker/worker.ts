@@ -73,12 +73,13 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   }
   const rank = await openRank(options, redis);
   await joinFleet(rank, options);
+  let behind = true;
+  let catchingUp = false;
   const heartbeat = setInterval(() => {
     beat().catch((error: unknown) => log.warn({ err: error }, "the heartbeat failed"));
   }, HEARTBEAT_MS);
   await heedFleet(rank, subscriber);
-  let behind = !(await catchUp(rank));
-  let catchingUp = false;
+  await catchUpOnce();
   const jobs = await takeJobs(rank, patient);
   rank.log.info({ threads: rank.core.threads }, "ready");
 
@@ -104,10 +105,10 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     if (registered === undefined) return joinFleet(rank, options); // Redis came back without us
     if (registered.incarnation !== rank.incarnation) return onFatal("another incarnation of this rank has registered");
     const active = known === null ? null : activeReload(known);
-    if (behind && !catchingUp && (active === null || active.state === "committing")) await tryAgain();
+    if (behind && !catchingUp && (active === null || active.state === "committing")) await catchUpOnce();
   }
 
-  async function tryAgain(): Promise<void> {
+  async function catchUpOnce(): Promise<void> {
     catchingUp = true;
     try {
       behind = !(await catchUp(rank));

@@ -15,13 +15,13 @@ export function rankKey(replica: number, rank: number): RankKey {
 export const KEYS = {
   /** Set of fleet names. */
   fleets: `${KEY_PREFIX}:fleets`,
-  /** JSON FleetState, the value that every protocol transition compares and sets. */
+  /** Hash of a fleet: `state` (FleetState as JSON) and `version`, by which every transition compares and sets. */
   fleet: (fleet: string) => `${KEY_PREFIX}:fleet:${fleet}`,
   /** Hash of a fleet's leases: rank key -> "incarnation|expires", in Redis's milliseconds. */
   leases: (fleet: string) => `${KEY_PREFIX}:leases:${fleet}`,
   /** Sorted set of reload ids of all fleets, by time of submit. */
   reloads: `${KEY_PREFIX}:reloads`,
-  /** Hash of a reload: `record` (ReloadRecord as JSON), `request`, `plan` (digest), `layers`, `rank:R/P` (RankProgress). */
+  /** Hash of a reload: `record` (ReloadRecord as JSON), `request`, `plan` (StoredPlan), `rank:P/R` (RankReport). */
   reload: (id: string) => `${KEY_PREFIX}:reload:${id}`,
   /** Stream of a reload's events. */
   events: (id: string) => `${KEY_PREFIX}:events:${id}`,
@@ -32,6 +32,9 @@ export const KEYS = {
   /** Reload id and body digest of a submission. */
   submission: (fleet: string, id: string) => `${KEY_PREFIX}:submission:${fleet}:${id}`,
 } as const;
+
+/** About so many of a reload's events are kept. */
+export const EVENTS_KEPT = 2_000;
 
 /** Pub/sub channels: hints that something changed; nobody relies on getting one. */
 export const CHANNELS = {

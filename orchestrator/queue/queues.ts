@@ -24,7 +24,7 @@ import { backoffStrategy, throwingForTheQueue } from "./retry.js";
 export interface RankWork {
   rank: RankKey;
   incarnation: string;
-  /** Layer indexes, one list a job; none when undo can be adopted. */
+  /** Layer indexes, one list a job; none when finalize does it all. */
   layerJobs: number[][];
 }
 

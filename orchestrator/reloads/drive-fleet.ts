@@ -44,13 +44,8 @@ export function openDriver(deps: ReloadDeps): Driver {
   }
 
   async function sweep(): Promise<void> {
-    const fleets = await deps.store.fleets();
-    for (const fleet of fleets) drive(fleet, null, true);
-    const known = await Promise.all(fleets.map((fleet) => deps.store.read(fleet)));
-    await trimRecords(
-      deps.redis,
-      known.flatMap((snapshot) => (snapshot === null ? [] : [snapshot.state])),
-    );
+    for (const fleet of await deps.store.fleets()) drive(fleet, null, true);
+    await trimRecords(deps.redis, deps.store);
   }
 
   // What this process wrote it need not read again.

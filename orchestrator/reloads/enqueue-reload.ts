@@ -18,7 +18,8 @@ export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: 
   if (step?.kind !== "enqueue" || record === null || step.reload !== reload) return;
   const { layerJobs, retry } = await loadPlan(deps.redis, reload);
   const ranks = step.ranks.flatMap((key) => workOf(state, record, key, layerJobs));
-  const { fleet, epoch } = { fleet: state.fleet, epoch: step.epoch };
+  const { fleet } = state;
+  const { epoch } = step;
   const enqueueing = record.enqueueings;
   await deps.queues.addFlow({ fleet, reload, epoch, retry, ranks, enqueueing }, enqueueing === 0);
   await faultPoint("orchestrator.enqueued");

@@ -4,7 +4,7 @@
 import { isDeepStrictEqual } from "node:util";
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
-import { CHANNELS, type FleetMessage, KEYS, type RankKey } from "../contract/jobs.js";
+import { CHANNELS, EVENTS_KEPT, type FleetMessage, KEYS, type RankKey } from "../contract/jobs.js";
 import { advance, nextStep } from "./protocol/advance.js";
 import {
   activeReload,
@@ -47,7 +47,6 @@ export interface FleetStore {
 }
 
 const MAX_TRIES = 100;
-const EVENTS_KEPT = 2_000;
 
 /**
  * Compare-and-set of a fleet. KEYS[1] fleet, KEYS[2] leases, KEYS[3] set of fleets, KEYS[4] reload index.

@@ -3,23 +3,28 @@
 
 import type { Redis } from "ioredis";
 import { KEYS } from "../contract/jobs.js";
-import type { FleetState, ReloadRecord } from "./protocol/state.js";
-import { isTerminal } from "./protocol/state.js";
+import type { FleetStore } from "./fleet-store.js";
+import { isTerminal, type ReloadRecord } from "./protocol/state.js";
 
 const KEPT = 1_000;
 /** At a time, so that no sweep is long. */
 const REMOVED_AT_ONCE = 50;
 
-export async function trimRecords(redis: Redis, fleets: FleetState[]): Promise<void> {
+export async function trimRecords(redis: Redis, store: FleetStore): Promise<void> {
   const surplus = (await redis.zcard(KEYS.reloads)) - KEPT;
   if (surplus <= 0) return;
-  const needed = new Set(
-    fleets.flatMap(({ committed, previous }) => [committed, previous].map((held) => held?.content)),
-  );
+  const needed = await contentsHeld(store);
   const oldest = await redis.zrange(KEYS.reloads, "0", String(Math.min(surplus, REMOVED_AT_ONCE) - 1));
   for (const id of oldest) {
     if (!needed.has(id)) await remove(redis, id);
   }
+}
+
+/** What the fleets hold, or would go back to. */
+async function contentsHeld(store: FleetStore): Promise<Set<string>> {
+  const fleets = await Promise.all((await store.fleets()).map((fleet) => store.read(fleet)));
+  const held = fleets.flatMap((known) => [known?.state.committed, known?.state.previous]);
+  return new Set(held.flatMap((one) => one?.content ?? []));
 }
 
 async function remove(redis: Redis, id: string): Promise<void> {
