@@ -45,7 +45,12 @@ module.exports = {
       from: { path: "^orchestrator/planner/" },
       to: { dependencyTypes: ["core", "npm"], pathNot: ["^(node:)?crypto$"] },
     },
-    only("queue", "^orchestrator/queue/", [...atoms, "^orchestrator/queue/"], "moves jobs, knows no reload"),
+    only(
+      "queue",
+      "^orchestrator/queue/",
+      [...atoms, "^orchestrator/queue/", "^orchestrator/redis-lost\\.ts$"],
+      "moves jobs, knows no reload",
+    ),
     only(
       "reloads",
       "^orchestrator/reloads/",
@@ -55,7 +60,7 @@ module.exports = {
     only(
       "routes",
       "^orchestrator/routes/",
-      [contract, "^orchestrator/(routes|reloads)/", "^orchestrator/(config|metrics|package-root)\\.ts$"],
+      [contract, "^orchestrator/(routes|reloads)/", "^orchestrator/(config|metrics|package-root|redis-lost)\\.ts$"],
       "parse, call, reply",
     ),
     only(

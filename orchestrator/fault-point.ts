@@ -1,8 +1,9 @@
 // Named places where the tests make a process fail. Off unless LAYERCAST_FAULTS names a directory; then each file in it,
 // `<point>.<n>.<action>` or `<point>@<scope>.<n>.<action>`, is one fault for whoever reaches the point first: the file is
-// renamed to `….hit`, so a test can wait for it, and a restarted process does not meet it again.
+// renamed to `….hit` and holds the id of that process, so a test can wait for it, and a restarted process does not meet it
+// again.
 
-import { existsSync, readdirSync, renameSync } from "node:fs";
+import { existsSync, readdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { LayercastError } from "./contract/errors.js";
@@ -22,6 +23,12 @@ export async function faultPoint(point: string, scope = ""): Promise<void> {
   while (action === "wait" && existsSync(path)) await delay(POLL_MS);
 }
 
+/** Reaches the point while the work is under way. */
+export async function faultDuring<Result>(work: Promise<Result>, point: string, scope: string): Promise<Result> {
+  const [result] = await Promise.all([work, faultPoint(point, scope)]);
+  return result;
+}
+
 function takeFault(from: string, prefixes: string[]): { path: string; action: string } | null {
   const names = readdirSync(from).sort();
   for (const name of names) {
@@ -32,7 +39,16 @@ function takeFault(from: string, prefixes: string[]): { path: string; action: st
     } catch {
       continue; // another process was faster
     }
+    sign(path);
     return { path, action: name.slice(name.lastIndexOf(".") + 1) };
   }
   return null;
+}
+
+function sign(path: string): void {
+  try {
+    writeFileSync(path, String(process.pid), { flag: "r+" });
+  } catch {
+    // taken away already: the test has moved on
+  }
 }

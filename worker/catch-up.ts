@@ -3,43 +3,72 @@
 // the rank takes jobs all the same, for the next commit heals it, and tries again while no reload is at work.
 
 import { type ErrorReport, reportError } from "../orchestrator/contract/errors.js";
-import { loadPlan } from "../orchestrator/reloads/plan-store.js";
 import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type FleetState, type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
-import { prepareReload } from "./load-reload.js";
+import { loadingOf, prepareReload } from "./load-reload.js";
+import { makeLive } from "./make-live.js";
 import { type Rank, readFleet, tellArena } from "./rank.js";
-import { loadingOf } from "./run-job.js";
 
-/** One try; true when nothing is left to catch up with. */
-export async function catchUp(rank: Rank): Promise<boolean> {
-  const target = targetOf((await readFleet(rank)).state);
-  if (target === null || isLive({ live: rank.arena.liveState() }, target)) return true;
+/** For a rank that takes jobs: not while a reload's jobs will bring it there. */
+export async function catchUpIfBehind(rank: Rank, state: FleetState): Promise<void> {
+  const active = activeReload(state);
+  const isDrained = state.drained[rank.replica] !== undefined;
+  if (active === null || active.state === "committing" || isDrained) await catchUp(rank);
+}
+
+/** One try; the one that is under way, if there is one. */
+export function catchUp(rank: Rank): Promise<void> {
+  rank.catchingUp ??= tryOnce(rank).finally(() => {
+    rank.catchingUp = null;
+  });
+  return rank.catchingUp;
+}
+
+async function tryOnce(rank: Rank): Promise<void> {
+  const { state } = await readFleet(rank);
+  const target = targetOf(rank, state);
+  if (target === null) return;
+  if (!isLive({ live: rank.arena.liveState() }, target)) return loadOrSayWhyNot(rank, target);
+  // It has swapped, and Redis would not take its word.
+  const known = state.ranks[rank.key];
+  if (known?.incarnation === rank.incarnation && !isLive(known, target)) await tellArena(rank, null);
+}
+
+async function loadOrSayWhyNot(rank: Rank, target: Held): Promise<void> {
   try {
     await load(rank, target);
-    return true;
   } catch (error) {
     const trouble = explain(target, reportError(error));
     rank.log.warn({ err: error, reload: target.reload, code: trouble.code }, "catching up failed");
     await rank.store.transact(rank.fleet, (draft) => reportTrouble(draft, rank.key, rank.incarnation, trouble));
-    return false;
   }
 }
 
-/** What this rank must show; null while a reload is at work whose jobs will bring it there. */
-function targetOf(state: FleetState): Held | null {
+/** What this rank must show; null where nothing is, or where something else will bring it there. */
+function targetOf({ arena, replica }: Rank, state: FleetState): Held | null {
   const active = activeReload(state);
-  if (active?.state === "committing") return heldBy(active);
-  return active?.inPlace ? null : state.committed;
+  if (active?.state === "committing" && state.drained[replica] === undefined) return heldBy(active);
+  if (active?.inPlace) return null;
+  // Back from what was decided there is no way (P10): a torn fleet waits for the next commit.
+  if (state.torn && arena.liveState().state === "live") return null;
+  return state.committed;
 }
 
 async function load(rank: Rank, target: Held): Promise<void> {
-  const owner = { reload: target.reload, epoch: target.epoch, content: target.content };
-  rank.log.info({ reload: target.reload, epoch: target.epoch, weight_version: target.weightVersion }, "catching up");
-  const plan = await loadPlan(rank.redis, target.content);
-  await prepareReload(loadingOf(rank, { inPlace: false }, owner, plan));
-  const swapMs = await rank.staging.swap(owner, target);
-  await tellArena(rank, swapMs);
+  const { reload, epoch, weightVersion, content } = target;
+  rank.log.info({ reload, epoch, weight_version: weightVersion }, "catching up");
+  const plan = await rank.plans.load(content);
+  const loading = loadingOf(rank, { inPlace: false }, { reload, epoch, content }, plan);
+  await prepareReload(loading);
+  if (mayBeLive((await readFleet(rank)).state, target)) await makeLive(rank, loading, target);
+}
+
+/** Not while engines are still being paused, nor once the fleet has gone elsewhere: the next heartbeat looks again. */
+function mayBeLive(state: FleetState, target: Held): boolean {
+  const active = activeReload(state);
+  if (active?.state === "committing" && active.epoch === target.epoch) return active.times.signalled !== null;
+  return state.committed?.epoch === target.epoch;
 }
 
 const GONE = ["source_not_found", "source_changed", "source_gone"];

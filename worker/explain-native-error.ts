@@ -44,20 +44,8 @@ export function explainNativeError(error: unknown, plan: Plan, resolved: Resolve
       );
     }
     case "NATIVE_OUT_OF_MEMORY":
-      return explained(
-        error,
-        "out_of_memory",
-        `${what} needs memory or disk space that host ${hostname()} does not have: ${error.message}`,
-        {
-          host: hostname(),
-          ...error.details,
-        },
-      );
     case "NATIVE_IO":
-      return explained(error, "io_error", `${what} on host ${hostname()}: ${error.message}`, {
-        host: hostname(),
-        ...error.details,
-      });
+      return explainHostError(error, what);
     case "NATIVE_INVALID_ARGUMENT":
       return explained(error, "internal", `${what}: ${error.message}`, {});
     case "NATIVE_CANCELLED":
@@ -65,6 +53,22 @@ export function explainNativeError(error: unknown, plan: Plan, resolved: Resolve
     default:
       return error.code satisfies never;
   }
+}
+
+/** What this host could not give, when no element of a checkpoint is to blame. */
+export function explainHostError(error: unknown, what: string): unknown {
+  if (!isNativeError(error)) return error;
+  const host = hostname();
+  const details = { host, ...error.details };
+  if (error.code === "NATIVE_IO")
+    return explained(error, "io_error", `${what} on host ${host}: ${error.message}`, details);
+  if (error.code !== "NATIVE_OUT_OF_MEMORY") return error;
+  return explained(
+    error,
+    "out_of_memory",
+    `${what} needs memory or disk space that host ${host} does not have: ${error.message}`,
+    details,
+  );
 }
 
 function elementOf(error: NativeError, plan: Plan, resolved: ResolvedProgram) {

@@ -1,10 +1,11 @@
 // A reload's bytes into staging: what a layer job, a finalize job and a catching-up rank share.
 
-import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
 import { isOwner, type Owner } from "./ledger.js";
+import type { Rank, Sources } from "./rank.js";
 import type { ProgressReport } from "./report.js";
 import type { RankStaging } from "./staging.js";
 
@@ -13,9 +14,23 @@ export interface Loading {
   plan: LoadedPlan;
   mode: "staged" | "in_place";
   staging: RankStaging;
+  sources: Sources;
   report: ProgressReport;
   /** "0-1", for the fault points. */
   scope: string;
+}
+
+export function loadingOf(rank: Rank, record: Pick<ReloadRecord, "inPlace">, owner: Owner, plan: LoadedPlan): Loading {
+  const mode = record.inPlace ? "in_place" : "staged";
+  return {
+    owner,
+    plan,
+    mode,
+    staging: rank.staging,
+    sources: rank.sources,
+    report: rank.report(owner, plan),
+    scope: rank.key.replace("/", "-"),
+  };
 }
 
 /** So many layers of a job are with the core at once, so that it does not idle between them. */
@@ -57,7 +72,7 @@ export async function prepareReload(
   const ready = staging.prepared(owner);
   if (ready !== null) return { ...ready, finalizeMs: report.progress.finalize_ms };
   await openAndLoad(loading);
-  await requireUntouched(plan.source.files);
+  await loading.sources.requireUntouched(plan.source.files);
   report.phase("finalizing");
   await faultPoint("worker.finalize", scope);
   const startedAt = performance.now();
@@ -77,7 +92,7 @@ async function openAndLoad(loading: Loading): Promise<void> {
     await openFor(loading);
     return loadLayers(loading, staging.missing(owner, plan));
   }
-  const verified = verifyFiles(plan.source.files);
+  const verified = loading.sources.verify(plan.source.files);
   const loaded = openStaging(loading).then(() => loadLayers(loading, staging.missing(owner, plan)));
   const [source, bytes] = await Promise.allSettled([verified, loaded]);
   if (source.status === "rejected") {
@@ -90,7 +105,7 @@ async function openAndLoad(loading: Loading): Promise<void> {
 /** Opens staging; the first time, after a look at the source files as they are now on this host. */
 export async function openFor(loading: Loading): Promise<void> {
   if (isOpen(loading)) return;
-  await verifyFiles(loading.plan.source.files);
+  await loading.sources.verify(loading.plan.source.files);
   await openStaging(loading);
 }
 

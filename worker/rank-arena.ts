@@ -49,17 +49,34 @@ export interface RankArenaOptions {
   poison: boolean;
   /** The layout of the arena that the control page names, if it is still known. */
   findLayout: (digest: string) => Promise<Layout | null>;
+  files: Files;
 }
 
-export async function openRankArena({ core, directory, poison, findLayout }: RankArenaOptions): Promise<RankArena> {
+/** What is done to files beside the core's own work on them. */
+export interface Files {
+  exists(path: string): boolean;
+  makeDirectory(path: string): void;
+  rename(from: string, to: string): void;
+  remove(path: string): void;
+}
+
+export const HOST_FILES: Files = {
+  exists: existsSync,
+  makeDirectory: (path) => void mkdirSync(path, { recursive: true }),
+  rename: renameSync,
+  remove: (path) => rmSync(path, { force: true }),
+};
+
+export async function openRankArena(options: RankArenaOptions): Promise<RankArena> {
+  const { core, directory, poison, files } = options;
   const livePath = join(directory, "live.safetensors");
   const nextPath = join(directory, "next.safetensors");
   const controlPath = join(directory, "control");
   const exportDirectory = join(directory, "exports");
-  mkdirSync(exportDirectory, { recursive: true });
-  rmSync(nextPath, { force: true });
+  files.makeDirectory(exportDirectory);
+  files.remove(nextPath);
   const control = core.openControl(controlPath);
-  let standing = await attachStanding(core, control, livePath, findLayout);
+  let standing = await attachStanding(options, control, livePath);
   let next: StandingArena | null = null;
 
   function createNext(layout: Layout, layoutDigest: string): StandingArena {
@@ -101,7 +118,7 @@ export async function openRankArena({ core, directory, poison, findLayout }: Ran
     },
     takeOver(taking) {
       if (standing !== null) core.closeArena(standing.arena);
-      renameSync(nextPath, livePath);
+      files.rename(nextPath, livePath);
       standing = taking;
       next = null;
     },
@@ -115,13 +132,12 @@ export async function openRankArena({ core, directory, poison, findLayout }: Ran
 
 /** The live file that an earlier process of this rank left, if it is what the control page says; else none. */
 async function attachStanding(
-  core: NativeCore,
+  { core, files, findLayout }: RankArenaOptions,
   control: Control,
   path: string,
-  findLayout: RankArenaOptions["findLayout"],
 ): Promise<StandingArena | null> {
   const page = core.readControl(control);
-  if (page.state === "empty" || !existsSync(path)) return null;
+  if (page.state === "empty" || !files.exists(path)) return null;
   const layout = await findLayout(page.layoutDigest);
   if (layout === null) return null;
   const planned = layoutArena(layout);

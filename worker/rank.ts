@@ -5,14 +5,23 @@ import type { Logger } from "pino";
 import type { NativeCore } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { RankKey } from "../orchestrator/contract/jobs.js";
+import type { CheckpointFile } from "../orchestrator/contract/plan.js";
 import type { FleetSnapshot, FleetStore } from "../orchestrator/reloads/fleet-store.js";
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan, PlanStore } from "../orchestrator/reloads/plan-store.js";
 import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import type { FleetState, Held } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
 import type { RankArena } from "./rank-arena.js";
 import { openReport, type ProgressReport } from "./report.js";
 import type { RankStaging } from "./staging.js";
+
+/** Looks at a plan's source files as this host sees them. Both throw `source_changed` or `source_not_found`. */
+export interface Sources {
+  /** Before the first read, headers included. */
+  verify(files: readonly CheckpointFile[]): Promise<void>;
+  /** After the last read. */
+  requireUntouched(files: readonly CheckpointFile[]): Promise<void>;
+}
 
 export interface Rank {
   fleet: string;
@@ -22,14 +31,21 @@ export interface Rank {
   /** One life of this process. */
   incarnation: string;
   host: string;
+  device: string;
+  /** Of the whole fleet. */
+  replicas: number;
+  tensorParallelSize: number;
   core: NativeCore;
-  redis: Redis;
   store: FleetStore;
+  plans: PlanStore;
+  sources: Sources;
   arena: RankArena;
   staging: RankStaging;
   log: Logger;
   /** The swap that is under way, if any; never rejects. */
   swapping: Promise<void>;
+  /** The catching up that is under way, if any. */
+  catchingUp: Promise<void> | null;
   /** The progress of the reload at hand; a new reload begins a new one. */
   report(owner: Owner, plan: LoadedPlan): ProgressReport;
 }
@@ -41,13 +57,22 @@ export async function readFleet({ store, fleet }: Rank): Promise<FleetSnapshot> 
   return known;
 }
 
+/** How long a swap took, and when it was over by this process's clock. */
+export interface OwnSwap {
+  ms: number;
+  endedAt: number;
+}
+
 /** Tells the fleet what the control page shows, in the same write as what follows from it. */
-export async function tellArena(rank: Rank, swapMs: number | null): Promise<FleetState> {
+export async function tellArena(rank: Rank, swap: OwnSwap | null): Promise<FleetState> {
   const live = rank.arena.liveState();
   const undo = undoOf(rank);
-  const { state } = await rank.store.transact(rank.fleet, (draft, { now }) =>
-    reportArena(draft, rank.key, rank.incarnation, { live, undo, swapMs }, now),
-  );
+  const { state } = await rank.store.transact(rank.fleet, (draft, { now }) => {
+    // By Redis's clock, whenever the report is taken.
+    const endedAt = swap === null ? 0 : now - (performance.now() - swap.endedAt);
+    const times = swap === null ? null : { startedAt: endedAt - swap.ms, endedAt };
+    reportArena(draft, rank.key, rank.incarnation, { live, undo, swap: times });
+  });
   return state;
 }
 

@@ -3,16 +3,18 @@
 
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { LayercastError, reportError } from "../orchestrator/contract/errors.js";
+import { type ErrorCode, LayercastError, reportError } from "../orchestrator/contract/errors.js";
 import type { ExportResult, RankJob } from "../orchestrator/contract/jobs.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { exportLayout } from "../orchestrator/planner/arena-layout.js";
-import { type LoadedPlan, loadPlan } from "../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { fail, handInToken, heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
-import { type Loading, loadLayers, openFor, prepareReload } from "./load-reload.js";
-import { type Rank, readFleet, tellArena } from "./rank.js";
+import { type Loading, loadingOf, loadLayers, openFor, prepareReload } from "./load-reload.js";
+import { makeLive } from "./make-live.js";
+import { type Rank, readFleet, undoOf } from "./rank.js";
 
 type ReloadJob = Exclude<RankJob, { kind: "export" }>;
 
@@ -25,7 +27,7 @@ export async function runJob(rank: Rank, job: RankJob, attempt: number, isLast: 
     const record = await activeFor(rank, job);
     if (record === null) return null;
     const owner = { reload: job.reload, epoch: job.epoch, content: record.content };
-    const plan = await loadPlan(rank.redis, job.reload);
+    const plan = await rank.plans.load(job.reload);
     if (job.kind === "swap") await runSwap(rank, record, owner, plan);
     else await runLoad(rank, job, record, owner, plan, attempt, isLast);
     log.debug("done");
@@ -69,22 +71,24 @@ async function runLoad(
     } else {
       await runFinalize(rank, loading);
     }
-  } catch (error) {
+  } catch (caught) {
+    const error = record.kind === "rollback" ? explainRollback(rank, record, caught) : caught;
     await tellFailure(rank, job, loading, error, attempt, isLast);
     throw error;
   }
 }
 
-export function loadingOf(rank: Rank, record: Pick<ReloadRecord, "inPlace">, owner: Owner, plan: LoadedPlan): Loading {
-  const mode = record.inPlace ? "in_place" : "staged";
-  return {
-    owner,
-    plan,
-    mode,
-    staging: rank.staging,
-    report: rank.report(owner, plan),
-    scope: rank.key.replace("/", "-"),
-  };
+const GONE: ErrorCode[] = ["source_not_found", "source_changed", "source_gone"];
+
+/** A rank that has lost its undo stages from the source; without that either there is nothing to go back to (P11). */
+function explainRollback({ key }: Rank, { weightVersion }: ReloadRecord, error: unknown): unknown {
+  if (!(error instanceof LayercastError) || !GONE.includes(error.code)) return error;
+  return new LayercastError(
+    "nothing_to_roll_back",
+    `rank ${key} no longer holds weight version ${weightVersion}, and its source is gone: ${error.message}`,
+    { rank: key, weight_version: weightVersion, cause: error.code },
+    error,
+  );
 }
 
 /** The rank barrier has fallen: prepare, and say so with the token (P3). */
@@ -93,16 +97,12 @@ async function runFinalize(rank: Rank, loading: Loading): Promise<void> {
   await rank.staging.adopt(owner);
   const { digest, generation, finalizeMs } = await prepareReload(loading);
   await faultPoint("worker.prepared", scope);
-  await rank.store.transact(rank.fleet, (draft, { now }) =>
-    handInToken(draft, owner.reload, rank.key, {
-      incarnation: rank.incarnation,
-      epoch: owner.epoch,
-      generation,
-      digest,
-      finalizeMs,
-      at: now,
-    }),
-  );
+  const arena = { live: rank.arena.liveState(), undo: undoOf(rank), swap: null };
+  const token = { incarnation: rank.incarnation, epoch: owner.epoch, generation, digest, finalizeMs };
+  await rank.store.transact(rank.fleet, (draft, { now }) => {
+    reportArena(draft, rank.key, rank.incarnation, arena); // the token's generation is compared with it
+    handInToken(draft, owner.reload, rank.key, { ...token, at: now });
+  });
   await faultPoint("worker.token", scope);
 }
 
@@ -127,43 +127,14 @@ async function tellFailure(
   );
 }
 
-/**
- * After the decision: the prepared bytes become live (P4). The word that it is decided comes by message, without a queue's
- * hop, and as a job, which is never lost: whichever is first does it, the other finds it done and only says so again.
- */
+/** The word to swap, as a job: it is never lost. */
 async function runSwap(rank: Rank, record: ReloadRecord, owner: Owner, plan: LoadedPlan): Promise<void> {
-  if (record.state !== "committing") {
-    throw new LayercastError("not_prepared", `reload ${record.id} is ${record.state}, not decided`, {
+  if (record.state !== "committing" || record.times.signalled === null) {
+    throw new LayercastError("not_prepared", `reload ${record.id} is ${record.state}, and ranks may not swap yet`, {
       state: record.state,
     });
   }
-  await rank.swapping;
-  const live = rank.arena.liveState();
-  if (live.held?.epoch === owner.epoch && live.generation % 2 === 0) {
-    await tellArena(rank, null);
-    return;
-  }
-  const swap = swapNow(rank, record, owner, plan);
-  rank.swapping = swap.catch(() => {});
-  await swap;
-}
-
-async function swapNow(rank: Rank, record: ReloadRecord, owner: Owner, plan: LoadedPlan): Promise<void> {
-  const loading = loadingOf(rank, record, owner, plan);
-  await faultPoint("worker.swap", loading.scope);
-  if (rank.staging.prepared(owner) === null) await prepareReload(loading);
-  const swapMs = await rank.staging.swap(owner, heldBy(record));
-  await faultPoint("worker.swapped", loading.scope);
-  loading.report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
-  await tellArena(rank, swapMs);
-}
-
-/** The fleet says that what this rank has prepared is decided. */
-export async function swapDecided(rank: Rank, owner: Owner): Promise<void> {
-  const { state } = await readFleet(rank);
-  const record = activeReload(state);
-  if (record?.id !== owner.reload || record.epoch !== owner.epoch || rank.staging.prepared(owner) === null) return;
-  await runSwap(rank, record, owner, await loadPlan(rank.redis, owner.reload));
+  await makeLive(rank, loadingOf(rank, record, owner, plan), heldBy(record));
 }
 
 /** The live kernel tensors as a file of their own, while nothing can be swapped. */

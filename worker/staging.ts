@@ -3,10 +3,11 @@
 
 import type { LayerReport, NativeCore } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
+import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
 import { createResolver, type Resolve, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
-import type { Held } from "../orchestrator/reloads/protocol/state.js";
-import { explainNativeError } from "./explain-native-error.js";
+import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import { explainHostError, explainNativeError } from "./explain-native-error.js";
 import {
   adoptUndo,
   digestFromHex,
@@ -55,18 +56,18 @@ export interface StagingOptions {
   arena: RankArena;
   work: NativeWork;
   rank: number;
+  /** "0-1", for the fault points. */
+  scope?: string;
 }
 
 /** A native call may take this long, and longer the more it has to write. */
 const CALL_BASE_MS = 30_000;
 const SLOWEST_BYTES_PER_MS = 20_000;
 
-export function openStagingOwner({ core, arena, work, rank }: StagingOptions): RankStaging {
-  const found = arena.liveState();
-  let ledger = newLedger(found.held?.epoch ?? 0);
+export function openStagingOwner({ core, arena, work, rank, scope = "" }: StagingOptions): RankStaging {
+  // The page's epoch, even where nothing vouches for the bytes: no later reload may have the same.
+  let ledger = newLedger(arena.page().epoch);
   let destination: Destination | null = null;
-  /** The arena generation that the fleet knows; writing in place makes it odd from the opening on. */
-  let generationAtOpen = found.generation;
   let resolver: { layoutDigest: string; resolve: Resolve } | null = null;
   let gate: Promise<void> = Promise.resolve();
   let shut = 0;
@@ -94,6 +95,14 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     return resolver.resolve;
   }
 
+  function makeRoom({ layout, layoutDigest }: LoadedPlan, mode: "staged" | "in_place"): Destination {
+    try {
+      return arena.makeDestination(layout, layoutDigest, mode);
+    } catch (error) {
+      throw explainHostError(error, `the arena of layout ${layoutDigest.slice(0, 12)}`);
+    }
+  }
+
   /** Runs a program while staging is open for the owner. */
   async function write(
     owner: Owner,
@@ -109,7 +118,9 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
     const deadlineMs = CALL_BASE_MS + bytesOf(resolved) / SLOWEST_BYTES_PER_MS;
     try {
-      return await work.run(what, deadlineMs, (cancel) => core.runLayer(target.arena, half, resolved.program, cancel));
+      return await work.run(what, deadlineMs, (cancel) =>
+        faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${phase}_running`, scope),
+      );
     } catch (error) {
       throw explainNativeError(error, plan, resolved, what);
     }
@@ -124,9 +135,9 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
       work.cancelAll();
       await exclusively(() => {
         if (isOwner(ledger.staging, owner)) return;
+        refuseLive(arena, owner);
         ledger = { staging: { kind: "closed" }, highestEpoch: owner.epoch };
-        generationAtOpen = arena.page().generation;
-        destination = arena.makeDestination(plan.layout, plan.layoutDigest, mode);
+        destination = makeRoom(plan, mode);
         if (destination.mode === "live") arena.beginSwap(owner.epoch, owner.reload);
         ledger = opened;
       });
@@ -142,7 +153,7 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
       const report = await write(owner, plan, all, "finalize");
       await exclusively(() => {
         ledger = recordFinalized(ledger, owner, digestFromHex(report.digest));
-        ledger = prepare(ledger, owner, all.length, generationAtOpen);
+        ledger = prepare(ledger, owner, all.length, arena.page().generation);
       });
     },
     adopt: (owner) =>
@@ -162,14 +173,15 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     swap: (owner, held) =>
       exclusively(async () => {
         const { target, mode } = requireDestination(destination);
-        const generation = mode === "live" ? generationAtOpen : arena.page().generation;
-        const { digest } = requirePrepared(ledger, owner, generation);
+        const { digest } = requirePrepared(ledger, owner, arena.page().generation);
         const before = arena.liveState();
         const beforeDigest = digestFromHex(arena.page().digest);
         const startedAt = performance.now();
         arena.beginSwap(owner.epoch, owner.reload);
-        if (mode === "staging") await exchangeAll(core, target);
+        await faultPoint("worker.swap_begun", scope);
+        if (mode === "staging") await faultDuring(exchangeAll(core, target), "worker.exchanging", scope);
         if (mode === "next") arena.takeOver(target);
+        await faultPoint("worker.exchanged", scope);
         arena.endSwap(target, held, digestToHex(digest));
         const undo = mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest } : null;
         ledger = swapped(ledger, undo);
@@ -184,6 +196,15 @@ export function openStagingOwner({ core, arena, work, rank }: StagingOptions): R
     },
     whileStanding: (run) => exclusively(run),
   };
+}
+
+/** A job that Redis gives out again because it has forgotten the swap: to write in place now would tear what is live. */
+function refuseLive(arena: RankArena, { reload, content, epoch }: Owner): void {
+  if (!isLive({ live: arena.liveState() }, { content, epoch })) return;
+  throw new LayercastError("stale_job", `reload ${reload} (epoch ${epoch}) is live on this rank already`, {
+    reload,
+    epoch,
+  });
 }
 
 /** Once begun an exchange is not stopped: half exchanged is neither the old nor the new. */

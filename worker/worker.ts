@@ -13,6 +13,7 @@ import { Worker } from "bullmq";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
+import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import {
   CHANNELS,
@@ -22,18 +23,17 @@ import {
   rankKey,
   rankQueue,
 } from "../orchestrator/contract/jobs.js";
+import { faultPoint } from "../orchestrator/fault-point.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
 import { openFleetStore } from "../orchestrator/reloads/fleet-store.js";
-import { loadLayout } from "../orchestrator/reloads/plan-store.js";
-import { leave, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
-import { activeReload } from "../orchestrator/reloads/protocol/state.js";
-import { catchUp } from "./catch-up.js";
-import type { Owner } from "./ledger.js";
+import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
+import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { openNativeWork } from "./native-work.js";
-import { type Rank, reportKeeper, tellArena, undoOf } from "./rank.js";
-import { openRankArena } from "./rank-arena.js";
-import { runJob, swapDecided } from "./run-job.js";
+import { type Rank, reportKeeper } from "./rank.js";
+import { HOST_FILES, openRankArena } from "./rank-arena.js";
+import { runJob } from "./run-job.js";
+import { serve } from "./serve.js";
 import { openStagingOwner } from "./staging.js";
 import { takeLock } from "./take-lock.js";
 
@@ -56,12 +56,13 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-/** The rank is taken for gone this long after its last sign of life, by Redis's clock. */
-const LEASE_MS = 5_000;
-const HEARTBEAT_MS = 1_000;
 const JOBS_IN_FLIGHT = 2;
-/** Generous: native work never blocks the event loop, and a dead incarnation's queue is not waited for. */
-const JOB_LOCK_MS = 30_000;
+/**
+ * Of a job whose end Redis would not take, until it is taken up again, by this same process: nobody else takes from its
+ * queue. Doing a job twice is harmless.
+ */
+const JOB_LOCK_MS = 4_000;
+const STALLED_EVERY_MS = 2_000;
 
 export async function startWorker(options: WorkerOptions): Promise<RunningWorker> {
   const { log, fleet, onFatal } = options;
@@ -72,14 +73,14 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     connection.on("error", (error) => log.warn({ err: error }, "redis"));
   }
   const rank = await openRank(options, redis);
-  await joinFleet(rank, options);
-  let behind = true;
-  let catchingUp = false;
-  const heartbeat = setInterval(() => {
-    beat().catch((error: unknown) => log.warn({ err: error }, "the heartbeat failed"));
-  }, HEARTBEAT_MS);
-  await heedFleet(rank, subscriber);
-  await catchUpOnce();
+  const stopBeating = await serve(rank, {
+    every(ms, call) {
+      const timer = setInterval(call, ms);
+      return () => clearInterval(timer);
+    },
+    onMessage: (heed) => listen(subscriber, heed),
+    onFatal,
+  });
   const jobs = await takeJobs(rank, patient);
   rank.log.info({ threads: rank.core.threads }, "ready");
 
@@ -87,7 +88,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     async stop() {
       rank.log.info("draining");
       await jobs.close();
-      clearInterval(heartbeat);
+      stopBeating();
       await rank.store
         .transact(fleet, (draft) => leave(draft, rank.key, rank.incarnation))
         .catch((error: unknown) => {
@@ -97,25 +98,6 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       rank.arena.close();
     },
   };
-
-  async function beat(): Promise<void> {
-    await rank.store.renewLease(fleet, rank.key, rank.incarnation, LEASE_MS);
-    const known = (await rank.store.read(fleet))?.state ?? null;
-    const registered = known?.ranks[rank.key];
-    if (registered === undefined) return joinFleet(rank, options); // Redis came back without us
-    if (registered.incarnation !== rank.incarnation) return onFatal("another incarnation of this rank has registered");
-    const active = known === null ? null : activeReload(known);
-    if (behind && !catchingUp && (active === null || active.state === "committing")) await catchUpOnce();
-  }
-
-  async function catchUpOnce(): Promise<void> {
-    catchingUp = true;
-    try {
-      behind = !(await catchUp(rank));
-    } finally {
-      catchingUp = false;
-    }
-  }
 }
 
 async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
@@ -136,10 +118,13 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const directory = join(resolve(options.runDir), fleet, `replica-${replica}`, `rank-${rank}`);
   mkdirSync(directory, { recursive: true });
   await takeLock(core, join(directory, "lock"), (pid) => log.warn({ pid }, "ending the process that holds this arena"));
+  const scope = key.replace("/", "-");
+  await faultPoint("worker.starting", scope);
   const poison = process.env.LAYERCAST_POISON === "1";
-  const arena = await openRankArena({ core, directory, poison, findLayout: (digest) => loadLayout(redis, digest) });
+  const plans = openPlanStore(redis);
+  const arena = await openRankArena({ core, directory, poison, findLayout: plans.layout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
-  const staging = openStagingOwner({ core, arena, work, rank });
+  const staging = openStagingOwner({ core, arena, work, rank, scope });
   const report = reportKeeper(redis, log, { replica, rank, incarnation });
   const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
@@ -152,66 +137,25 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     rank,
     incarnation,
     host: hostname(),
+    device: options.device,
+    replicas: options.replicas,
+    tensorParallelSize: options.tensorParallelSize,
     core,
-    redis,
     store,
+    plans,
+    sources: { verify: verifyFiles, requireUntouched },
     arena,
     staging,
     log,
     swapping: Promise.resolve(),
+    catchingUp: null,
     report,
   };
 }
 
-/** Lease first, so that the registration is of a living rank. */
-async function joinFleet(rank: Rank, { replicas, tensorParallelSize, device }: WorkerOptions): Promise<void> {
-  const { fleet, key, incarnation, arena } = rank;
-  await rank.store.renewLease(fleet, key, incarnation, LEASE_MS);
-  await rank.store.transact(fleet, (draft, context) =>
-    register(
-      draft,
-      {
-        key,
-        replica: rank.replica,
-        rank: rank.rank,
-        incarnation,
-        host: rank.host,
-        pid: process.pid,
-        device,
-        live: arena.liveState(),
-        undo: undoOf(rank),
-        arenaPath: arena.livePath,
-        controlPath: arena.controlPath,
-        trouble: null,
-        replicas,
-        tensorParallelSize,
-      },
-      context,
-    ),
-  );
-}
-
-/** What the fleet's messages mean for what this rank has in staging: decided, so swap; ended, so give it up. */
-async function heedFleet(rank: Rank, subscriber: Redis): Promise<void> {
-  const warn = (error: unknown) =>
-    rank.log.warn({ err: error }, "heeding a message failed; jobs will do what it asked for");
-  subscriber.on("message", (_channel: string, text: string) => {
-    const { fleet, active, decided } = JSON.parse(text) as FleetMessage;
-    const { staging } = rank.staging.ledger();
-    if (fleet !== rank.fleet || !("owner" in staging)) return;
-    if (staging.owner.reload !== active) releaseIfEnded(rank, staging.owner).catch(warn);
-    else if (decided && staging.kind === "prepared") swapDecided(rank, staging.owner).catch(warn);
-  });
+async function listen(subscriber: Redis, heed: (message: FleetMessage) => void): Promise<void> {
+  subscriber.on("message", (_channel: string, text: string) => heed(JSON.parse(text) as FleetMessage));
   await subscriber.subscribe(CHANNELS.fleet);
-}
-
-async function releaseIfEnded(rank: Rank, owner: Owner): Promise<void> {
-  const known = await rank.store.read(rank.fleet);
-  const active = known === null ? null : activeReload(known.state);
-  const committed = known?.state.committed ?? null;
-  if (active?.id === owner.reload || committed?.epoch === owner.epoch) return;
-  await rank.staging.release(owner);
-  if (undoOf(rank) !== null) await tellArena(rank, null);
 }
 
 async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
@@ -223,7 +167,8 @@ async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
       prefix: KEY_PREFIX,
       concurrency: JOBS_IN_FLIGHT,
       lockDuration: JOB_LOCK_MS,
-      maxStalledCount: 10,
+      stalledInterval: STALLED_EVERY_MS,
+      maxStalledCount: 100,
       settings: { backoffStrategy },
     },
   );

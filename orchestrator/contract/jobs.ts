@@ -19,6 +19,8 @@ export const KEYS = {
   fleet: (fleet: string) => `${KEY_PREFIX}:fleet:${fleet}`,
   /** Hash of a fleet's leases: rank key -> "incarnation|expires", in Redis's milliseconds. */
   leases: (fleet: string) => `${KEY_PREFIX}:leases:${fleet}`,
+  /** Written before waiting for the disk, so that there is something to wait for. */
+  diskMark: `${KEY_PREFIX}:disk-mark`,
   /** Sorted set of reload ids of all fleets, by time of submit. */
   reloads: `${KEY_PREFIX}:reloads`,
   /** Hash of a reload: `record` (ReloadRecord as JSON), `request`, `plan` (StoredPlan), `rank:P/R` (RankReport). */
@@ -53,8 +55,19 @@ export interface FleetMessage {
   /** Whether the active reload waits for an orchestrator to do something. */
   waits: boolean;
   active: string | null;
-  /** Whether the active reload is committing. */
-  decided: boolean;
+  /** What prepared ranks make live now: the active reload's weights, once nothing can take them back (P10). */
+  swapTo: Held | null;
+}
+
+/** Which weights some bytes are. */
+export interface Held {
+  /** The reload that swapped them in. */
+  reload: string;
+  /** The reload whose plan and source gave the bytes: itself, or a rollback's target. */
+  content: string;
+  weightVersion: string;
+  epoch: number;
+  layoutDigest: string;
 }
 
 export const CONTROL_QUEUE = "control";

@@ -35,11 +35,11 @@ export const RAY_STATUS = {
   superseded: "STOPPED",
 } as const satisfies Record<ReloadStateName, string>;
 
-function oneOf<const Names extends readonly string[]>(names: Names, options: object = {}) {
+export function oneOf<const Names extends readonly string[]>(names: Names, options: object = {}) {
   return Type.Unsafe<Names[number]>({ type: "string", enum: [...names], ...options });
 }
 
-const closed = { additionalProperties: false } as const;
+export const closed = { additionalProperties: false } as const;
 const nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
 
 /** Names end in keys, file names and the control page, so they are short and plain. */
@@ -283,8 +283,9 @@ export const RankAnswer = Type.Object({
   host: Type.String(),
   pid: Type.Integer(),
   device: Type.String(),
-  alive: Type.Boolean({ description: "Its lease is valid" }),
+  alive: Type.Boolean({ description: "Registered with the Redis that runs now, its lease valid" }),
   ready: Type.Boolean({ description: "It holds what the fleet has committed" }),
+  drained: Type.Boolean({ description: "Its replica is drained: the others do not wait for it" }),
   weight_version: nullable(Type.String()),
   reload_id: nullable(Type.String()),
   epoch: nullable(Type.Integer()),
@@ -310,6 +311,20 @@ export const FleetAnswer = Type.Object(
     rollback_version: nullable(Type.String()),
     active_reload_id: nullable(Type.String()),
     queued_reload_ids: Type.Array(Type.String()),
+    drained_replicas: Type.Array(
+      Type.Object({
+        replica: Type.Integer(),
+        state: oneOf(["out", "joining"], {
+          description: "`joining`: a rank of it has come anew; it is back once all hold what is committed",
+        }),
+      }),
+    ),
+    has_hooks: Type.Boolean({ description: "Engines are paused while live bytes change" }),
+    engines: Type.Object({
+      state: oneOf(["running", "pausing", "paused", "resuming"]),
+      reload_id: nullable(Type.String({ description: "The reload that they stand still for" })),
+      error: nullable(ErrorAnswer),
+    }),
     ranks: Type.Array(RankAnswer),
   },
   { $id: "Fleet" },

@@ -1,8 +1,10 @@
 // How a job's failure meets the queue; shared by all who take jobs.
 
+import { setTimeout as delay } from "node:timers/promises";
 import { type Job, UnrecoverableError } from "bullmq";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { encodeFailure, retryDelayMs } from "../contract/jobs.js";
+import { isRedisLost } from "../redis-lost.js";
 
 /** BullMQ keeps the strategy with whoever takes the job; orchestrators and workers share this one. */
 export function backoffStrategy(
@@ -16,6 +18,23 @@ export function backoffStrategy(
   return retryDelayMs({ attempts: attempts ?? 1, backoffMs }, attemptsMade, Math.random());
 }
 
+const REDIS_AWAY_PAUSE_MS = 200;
+
+/**
+ * Begins again for as long as Redis does not serve: such a try counts for nothing, for its outcome could not be recorded, and
+ * a job that used its tries up that way would leave a reload that nobody fails and nobody goes on with.
+ */
+async function outlastingRedis<Result>(handle: () => Promise<Result>): Promise<Result> {
+  for (;;) {
+    try {
+      return await handle();
+    } catch (error) {
+      if (!isRedisLost(error)) throw error;
+      await delay(REDIS_AWAY_PAUSE_MS);
+    }
+  }
+}
+
 /** Runs a job's handler; an error that is not retryable becomes the queue's unrecoverable one, here and nowhere else. */
 export async function throwingForTheQueue<Result>(
   job: Pick<Job, "attemptsMade" | "opts">,
@@ -23,7 +42,7 @@ export async function throwingForTheQueue<Result>(
 ): Promise<Result> {
   const isLast = job.attemptsMade + 1 >= (job.opts.attempts ?? 1);
   try {
-    return await handle(isLast);
+    return await outlastingRedis(() => handle(isLast));
   } catch (error) {
     const failure = encodeFailure(reportError(error));
     throw error instanceof LayercastError && !error.retryable ? new UnrecoverableError(failure) : new Error(failure);

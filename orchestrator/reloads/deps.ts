@@ -3,17 +3,35 @@
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { Queues } from "../queue/queues.js";
+import type { CallEngines } from "./call-engines.js";
+import type { Disk } from "./disk.js";
 import type { FleetStore } from "./fleet-store.js";
 import type { Follower } from "./follow-reload.js";
+import type { LoadedPlan, PlanStore } from "./plan-store.js";
+import type { FleetState } from "./protocol/state.js";
+import type { RecordStore, StoredRequest } from "./record-store.js";
 
-export interface ReloadDeps {
-  redis: Redis;
+/** What it takes to drive reloads on. */
+export interface DriveDeps {
+  /** Of this process, among all orchestrators of all time. */
+  name: string;
   store: FleetStore;
+  queues: Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "removeQueue">;
+  plans: PlanStore;
+  records: RecordStore;
+  makePlan(request: StoredRequest, state: FleetState): Promise<LoadedPlan>;
+  disk: Disk;
+  callEngines: CallEngines;
+  /** By fleet: whom this process has sent the swap jobs of which epoch. */
+  swapsSent: Map<string, { epoch: number; incarnations: Set<string> }>;
+  log: Logger;
+}
+
+/** And to answer for them. */
+export interface ReloadDeps extends DriveDeps {
+  redis: Redis;
   queues: Queues;
   follower: Follower;
   /** Real paths that a source must lie under. */
   sourceRoots: string[];
-  /** By fleet: whom this process has sent the swap jobs of which epoch. */
-  swapsSent: Map<string, { epoch: number; incarnations: Set<string> }>;
-  log: Logger;
 }

@@ -2,14 +2,16 @@
 // the step that its active reload waits for is done. Doing it twice, here and elsewhere, is harmless.
 
 import { LayercastError, reportError } from "../contract/errors.js";
-import type { ControlJob } from "../contract/jobs.js";
-import type { ReloadDeps } from "./deps.js";
-import { decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";
-import { decideIfReady, nextStep } from "./protocol/advance.js";
+import type { ControlJob, FleetMessage } from "../contract/jobs.js";
+import { faultPoint } from "../fault-point.js";
+import type { DriveDeps } from "./deps.js";
+import { confirmReload, decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";
+import { decideIfReady, type NextStep, nextStep } from "./protocol/advance.js";
+import { hookDue } from "./protocol/engine-transitions.js";
 import { fail } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState } from "./protocol/state.js";
+import { runHook } from "./run-hooks.js";
 import { startReload } from "./start-reload.js";
-import { trimRecords } from "./trim-records.js";
 
 export interface Driver {
   /** Ends when the steps in progress are done. */
@@ -18,10 +20,22 @@ export interface Driver {
 
 const SWEEP_EVERY_MS = 1_000;
 
-export function openDriver(deps: ReloadDeps): Driver {
+/** What drives the driver. */
+export interface Surroundings {
+  /** Calls again and again, until the returned function is called. */
+  every(ms: number, call: () => void): () => void;
+  /** The fleets' messages, as good as they come. */
+  onFleetChanged(heed: (message: FleetMessage) => void): void;
+  /** Part of each sweep. */
+  trim(): Promise<void>;
+}
+
+export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Surroundings): Driver {
   const running = new Map<string, Promise<void>>();
   /** What came while a fleet was being driven: the newest state known, or null for "look". */
   const waiting = new Map<string, FleetState | null>();
+  /** Hook calls may take long, and nothing else waits for them. */
+  const calling = new Set<Promise<void>>();
   const seen = new Map<string, number>();
   let closed = false;
 
@@ -32,6 +46,7 @@ export function openDriver(deps: ReloadDeps): Driver {
       return;
     }
     const driven = driveOnce(deps, fleet, state, sweeping)
+      .then((seenState) => callHook(seenState))
       .catch((error: unknown) =>
         deps.log.warn({ fleet, err: error }, "driving a fleet failed; the next sweep tries again"),
       )
@@ -43,48 +58,78 @@ export function openDriver(deps: ReloadDeps): Driver {
     running.set(fleet, driven);
   }
 
+  function callHook(state: FleetState): void {
+    if (hookDue(state) === null) return;
+    const { fleet } = state;
+    const call = runHook(deps, fleet)
+      .catch((error: unknown) => deps.log.warn({ fleet, err: error }, "a hook call failed; the next sweep tries again"))
+      .finally(() => calling.delete(call));
+    calling.add(call);
+  }
+
   async function sweep(): Promise<void> {
     for (const fleet of await deps.store.fleets()) drive(fleet, null, true);
-    await trimRecords(deps.redis, deps.store);
+    await trim();
   }
 
   // What this process wrote it need not read again.
   deps.store.onWritten((state, entered) => {
     for (const { id, epoch, state: name, error } of entered) deps.log.info({ reload: id, epoch, error }, name);
     seen.set(state.fleet, state.version);
-    if (nextStep(state) !== null) drive(state.fleet, state, false);
+    if (nextStep(state) !== null || hookDue(state) !== null) drive(state.fleet, state, false);
   });
-  deps.follower.onFleetChanged(({ fleet, version, waits }) => {
+  onFleetChanged(({ fleet, version, waits }) => {
     if (waits && version > (seen.get(fleet) ?? 0)) drive(fleet, null, false);
   });
-  const timer = setInterval(() => {
+  const stop = every(SWEEP_EVERY_MS, () => {
     sweep().catch((error: unknown) => deps.log.warn({ err: error }, "the sweep failed; the next one tries again"));
-  }, SWEEP_EVERY_MS);
+  });
   return {
     async close() {
       closed = true;
-      clearInterval(timer);
-      await Promise.all(running.values());
+      stop();
+      await Promise.all([...running.values(), ...calling]);
     },
   };
 }
 
 /** One look at the fleet, and the step it waits for. The look itself decides, publishes and admits what it can. */
-async function driveOnce(deps: ReloadDeps, fleet: string, known: FleetState | null, sweeping: boolean): Promise<void> {
-  const state = known ?? (await deps.store.transact(fleet, decideIfReady)).state;
+async function driveOnce(
+  deps: DriveDeps,
+  fleet: string,
+  known: FleetState | null,
+  sweeping: boolean,
+): Promise<FleetState> {
+  const state = known ?? (await look(deps, fleet));
   if (sweeping) await removeRetiredQueues(deps, state);
   const step = nextStep(state);
-  if (step === null) return;
+  if (step !== null) await takeStep(deps, state, step, sweeping);
+  return state;
+}
+
+async function look(deps: DriveDeps, fleet: string): Promise<FleetState> {
+  await faultPoint("orchestrator.look");
+  const onDisk = await deps.disk.atOnce();
+  const { state } = await deps.store.transact(fleet, (draft, context) => decideIfReady(draft, context, onDisk));
+  return state;
+}
+
+async function takeStep(deps: DriveDeps, state: FleetState, step: NextStep, sweeping: boolean): Promise<void> {
+  const { fleet } = state;
   const { reload, epoch } = step;
-  const enqueueing = activeReload(state)?.enqueueings ?? 0;
+  const record = activeReload(state);
+  const enqueueing = record?.enqueueings ?? 0;
   switch (step.kind) {
     case "start":
       return deps.queues.addControl({ kind: "start", fleet, reload, epoch }, enqueueing);
     case "enqueue":
-      // The first time it is part of the start job, which the sweep helps on if its orchestrator died.
-      return enqueueing > 0 || sweeping ? enqueueRanks(deps, state, reload) : undefined;
+      // The first time it is part of the start job, unless engines were paused first; the sweep helps on a job that died.
+      if (enqueueing > 0 || sweeping || record?.inPlace) await enqueueRanks(deps, state, reload);
+      return;
     case "decide":
       return tolerating(decideReload(deps, fleet, reload, epoch));
+    case "confirm":
+      return tolerating(confirmReload(deps, fleet, reload, epoch));
     case "swap":
       return sendSwaps(deps, state, reload, sweeping);
     default:
@@ -92,7 +137,7 @@ async function driveOnce(deps: ReloadDeps, fleet: string, known: FleetState | nu
   }
 }
 
-async function removeRetiredQueues(deps: ReloadDeps, { fleet, retiredQueues }: FleetState): Promise<void> {
+async function removeRetiredQueues(deps: DriveDeps, { fleet, retiredQueues }: FleetState): Promise<void> {
   if (retiredQueues.length === 0) return;
   for (const name of retiredQueues) await deps.queues.removeQueue(name);
   await deps.store.transact(fleet, (draft) => {
@@ -111,7 +156,7 @@ async function tolerating(step: Promise<void>): Promise<void> {
 }
 
 /** A control job from the queue. What cannot succeed, or has failed for the last time, fails the reload. */
-export async function runControlJob(deps: ReloadDeps, job: ControlJob, isLast: boolean): Promise<void> {
+export async function runControlJob(deps: DriveDeps, job: ControlJob, isLast: boolean): Promise<void> {
   const { fleet, reload, epoch } = job;
   try {
     await (job.kind === "start" ? startReload : decideReload)(deps, fleet, reload, epoch);
@@ -122,7 +167,7 @@ export async function runControlJob(deps: ReloadDeps, job: ControlJob, isLast: b
   }
 }
 
-async function failReload(deps: ReloadDeps, { fleet, reload, epoch }: ControlJob, error: unknown): Promise<void> {
+async function failReload(deps: DriveDeps, { fleet, reload, epoch }: ControlJob, error: unknown): Promise<void> {
   const report = reportError(error);
   deps.log.warn({ reload, epoch, err: error }, `failed: ${report.message}`);
   await deps.store.transact(fleet, (draft, { now }) => fail(draft, reload, epoch, report, now));

@@ -5,18 +5,18 @@ import { LayercastError } from "../contract/errors.js";
 import type { RankKey } from "../contract/jobs.js";
 import { faultPoint } from "../fault-point.js";
 import type { RankWork } from "../queue/queues.js";
-import type { ReloadDeps } from "./deps.js";
-import { loadPlan } from "./plan-store.js";
+import type { DriveDeps } from "./deps.js";
 import { nextStep } from "./protocol/advance.js";
-import { decide, markEnqueued } from "./protocol/reload-transitions.js";
+import { confirmDecision, decide, markEnqueued } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState, type ReloadRecord } from "./protocol/state.js";
 
 /** Sends layer and finalize jobs to the ranks whose current incarnation has none yet. */
-export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: string): Promise<void> {
+export async function enqueueRanks(deps: DriveDeps, state: FleetState, reload: string): Promise<void> {
   const step = nextStep(state);
   const record = activeReload(state);
   if (step?.kind !== "enqueue" || record === null || step.reload !== reload) return;
-  const { layerJobs, retry } = await loadPlan(deps.redis, reload);
+  if (record.inPlace && !(await isSignalKept(deps, state.fleet, reload))) return;
+  const { layerJobs, retry } = await deps.plans.load(reload);
   const ranks = step.ranks.flatMap((key) => workOf(state, record, key, layerJobs));
   const { fleet } = state;
   const { epoch } = step;
@@ -24,6 +24,15 @@ export async function enqueueRanks(deps: ReloadDeps, state: FleetState, reload: 
   await deps.queues.addFlow({ fleet, reload, epoch, retry, ranks, enqueueing }, enqueueing === 0);
   await faultPoint("orchestrator.enqueued");
   await ignoringStale(deps.store.transact(fleet, (draft) => markEnqueued(draft, reload, epoch, incarnationsOf(ranks))));
+}
+
+/** Writing in place is as good as decided: it must be on disk before the first byte, and Redis not have come back without it. */
+async function isSignalKept(deps: DriveDeps, fleet: string, reload: string): Promise<boolean> {
+  if (await deps.disk.atOnce()) return true;
+  await deps.disk.wait();
+  const known = await deps.store.read(fleet);
+  const record = known === null ? null : activeReload(known.state);
+  return record?.id === reload && record.times.signalled !== null;
 }
 
 function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs: number[][]): RankWork[] {
@@ -36,10 +45,18 @@ function workOf(state: FleetState, record: ReloadRecord, key: RankKey, layerJobs
 }
 
 /** finalizing -> committing, then the swaps. Throws `not_prepared` while a rank's token is missing. */
-export async function decideReload(deps: ReloadDeps, fleet: string, reload: string, epoch: number): Promise<void> {
+export async function decideReload(deps: DriveDeps, fleet: string, reload: string, epoch: number): Promise<void> {
   await faultPoint("orchestrator.decide");
-  const { state } = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context));
+  const onDisk = await deps.disk.atOnce();
+  const { state } = await deps.store.transact(fleet, (draft, context) => decide(draft, reload, epoch, context, onDisk));
   await faultPoint("orchestrator.decided");
+  await sendSwaps(deps, state, reload);
+}
+
+/** The decision is on disk: engines may be paused, ranks may swap. */
+export async function confirmReload(deps: DriveDeps, fleet: string, reload: string, epoch: number): Promise<void> {
+  await deps.disk.wait();
+  const { state } = await deps.store.transact(fleet, (draft, { now }) => confirmDecision(draft, reload, epoch, now));
   await sendSwaps(deps, state, reload);
 }
 
@@ -47,7 +64,7 @@ export async function decideReload(deps: ReloadDeps, fleet: string, reload: stri
  * Sends swap jobs to the prepared ranks that are not live yet. What this process has sent it does not send again, unless
  * `again`: the sweep's way to make up for one that died in between. The queue ignores ids that it knows.
  */
-export async function sendSwaps(deps: ReloadDeps, state: FleetState, reload: string, again = false): Promise<void> {
+export async function sendSwaps(deps: DriveDeps, state: FleetState, reload: string, again = false): Promise<void> {
   const step = nextStep(state);
   if (step?.kind !== "swap" || step.reload !== reload) return;
   const { fleet } = state;

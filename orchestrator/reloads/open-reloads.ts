@@ -1,35 +1,40 @@
 // Puts Redis, the queues and this folder's functions together as the `Reloads` that the routes call.
 
+import { randomBytes } from "node:crypto";
+import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
-import { verifyFiles } from "../checkpoint/checkpoint-file.js";
 import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
-import { rankKey } from "../contract/jobs.js";
-import type { FleetView, PlanRequest, PlanView, ReloadView } from "../contract/reload.js";
+import type { PlanRequest, PlanView, ReloadView } from "../contract/reload.js";
+import { faultPoint } from "../fault-point.js";
 import { describePlan } from "../planner/describe-plan.js";
 import { planReload } from "../planner/plan-reload.js";
 import { openQueues } from "../queue/queues.js";
 import { connectRedis } from "../redis.js";
+import { callEngines } from "./call-engines.js";
 import type { ReloadDeps } from "./deps.js";
+import { openDisk } from "./disk.js";
 import { openDriver, runControlJob } from "./drive-fleet.js";
-import { type FleetSnapshot, openFleetStore } from "./fleet-store.js";
+import { fleetAnswers, requireFleet } from "./fleet-answers.js";
+import { openFleetStore } from "./fleet-store.js";
 import { followEvents, openFollower } from "./follow-reload.js";
-import { loadLayout, loadPlan } from "./plan-store.js";
+import { makePlan } from "./make-plan.js";
+import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
-import { type FleetState, isTerminal } from "./protocol/state.js";
-import { listReloads, readReload, type StoredReload } from "./record-store.js";
+import { isTerminal } from "./protocol/state.js";
+import { listReloads, openRecordStore, type StoredReload } from "./record-store.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
-import { submitReload, submitRollback, unknownFleet } from "./submit-reload.js";
-import { viewFleet, viewReload } from "./view.js";
+import { submitReload, submitRollback } from "./submit-reload.js";
+import { trimRecords } from "./trim-records.js";
+import { viewReload } from "./view.js";
 
 export interface OpenReloads {
   reloads: Reloads;
   close(): Promise<void>;
 }
 
-const EXPORT_TIMEOUT_MS = 600_000;
 const CLOSE_TIMEOUT_MS = 5_000;
 const READY_TIMEOUT_MS = 1_000;
 
@@ -39,6 +44,7 @@ export async function openReloads(options: {
   log: Logger;
 }): Promise<OpenReloads> {
   const { redisUrl, sourceRoots, log } = options;
+  await faultPoint("orchestrator.starting");
   const connections: Redis[] = [];
   const connect = (role: "command" | "patient") => {
     const redis = connectRedis(redisUrl, role);
@@ -51,16 +57,29 @@ export async function openReloads(options: {
   const queues = openQueues(connect("command"), connect("patient"), (error) => log.warn({ err: error }, "queue"));
   const follower = await openFollower(connect("patient"));
   const deps: ReloadDeps = {
+    name: `${hostname()}.${process.pid}.${randomBytes(4).toString("hex")}`,
     redis,
     store: openFleetStore(redis),
     queues,
+    plans: openPlanStore(redis),
+    records: openRecordStore(redis),
+    makePlan: (request, state) => makePlan(request, state, sourceRoots),
+    disk: openDisk(redis, () => connect("patient")),
+    callEngines,
     follower,
     sourceRoots,
     swapsSent: new Map(),
     log,
   };
   await queues.consumeControl((job, isLast) => runControlJob(deps, job, isLast));
-  const driver = openDriver(deps);
+  const driver = openDriver(deps, {
+    every(ms, call) {
+      const timer = setInterval(call, ms);
+      return () => clearInterval(timer);
+    },
+    onFleetChanged: follower.onFleetChanged,
+    trim: () => trimRecords(redis, deps.store),
+  });
   return {
     reloads: reloadsOf(deps),
     async close() {
@@ -76,31 +95,25 @@ function reloadsOf(deps: ReloadDeps): Reloads {
   return {
     async submit(request) {
       const { id, created } = await submitReload(deps, request);
-      return { reload: await viewOf(deps, await readReload(redis, id)), created };
+      return { reload: await viewOf(deps, await deps.records.read(id)), created };
     },
     plan: (request) => planOnly(deps, request),
     get: (id, waitMs, signal) => getReload(deps, id, waitMs, signal),
     list: (filter) => listViews(deps, filter),
     async cancel(id) {
-      const { record } = await readReload(redis, id);
+      const { record } = await deps.records.read(id);
       await store.transact(record.fleet, (draft, { now }) => cancel(draft, id, now));
-      return viewOf(deps, await readReload(redis, id));
+      return viewOf(deps, await deps.records.read(id));
     },
     async rollback(fleet, request) {
       const { id, created } = await submitRollback(deps, fleet, request);
-      return { reload: await viewOf(deps, await readReload(redis, id)), created };
+      return { reload: await viewOf(deps, await deps.records.read(id)), created };
     },
     async *events(id, afterId, signal) {
-      await readReload(redis, id);
+      await deps.records.read(id);
       yield* followEvents(redis, follower, id, afterId, signal);
     },
-    async fleets() {
-      const names = (await store.fleets()).sort();
-      return Promise.all(names.map(async (name) => viewKnownFleet(deps, await requireFleet(deps, name))));
-    },
-    fleet: async (name) => viewKnownFleet(deps, await requireFleet(deps, name)),
-    routable: (name, minWeightVersion) => requireRoutable(deps, name, minWeightVersion),
-    exportRank: (fleet, replica, rank) => exportRank(deps, fleet, replica, rank),
+    ...fleetAnswers(deps),
     async ready() {
       const pong = await Promise.race([redis.ping().catch(() => null), delay(READY_TIMEOUT_MS, null, { ref: false })]);
       return pong === "PONG";
@@ -110,7 +123,7 @@ function reloadsOf(deps: ReloadDeps): Reloads {
 
 async function viewOf(deps: ReloadDeps, stored: StoredReload): Promise<ReloadView> {
   const [layout, fleet] = await Promise.all([
-    stored.plan === null ? null : loadLayout(deps.redis, stored.plan.layoutDigest),
+    stored.plan === null ? null : deps.plans.layout(stored.plan.layoutDigest),
     isTerminal(stored.record) ? null : deps.store.read(stored.record.fleet),
   ]);
   return viewReload(stored, layout, fleet);
@@ -122,7 +135,7 @@ async function getReload(deps: ReloadDeps, id: string, waitMs: number, signal: A
     // Armed before reading, so that an end between the read and the wait is not slept through.
     const leftMs = until - Date.now();
     const changed = leftMs > 0 ? deps.follower.ended(id, Math.min(leftMs, POLL_MS), signal) : null;
-    const stored = await readReload(deps.redis, id);
+    const stored = await deps.records.read(id);
     if (changed === null || signal.aborted || isTerminal(stored.record)) return viewOf(deps, stored);
     await changed;
   }
@@ -152,73 +165,4 @@ async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanVie
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, tensorParallelSize, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
   return describePlan(plan, policy.layers_per_job);
-}
-
-async function requireFleet(deps: ReloadDeps, name: string): Promise<FleetSnapshot> {
-  const known = await deps.store.read(name);
-  if (known === null) throw unknownFleet(name);
-  return known;
-}
-
-async function viewKnownFleet(deps: ReloadDeps, { state, context }: FleetSnapshot): Promise<FleetView> {
-  return viewFleet(state, context, await canRollBack(deps, state));
-}
-
-/** From undo on every rank, or else from the source as long as it is what it was. */
-async function canRollBack({ redis }: ReloadDeps, { previous, ranks }: FleetState): Promise<boolean> {
-  if (previous === null) return false;
-  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return true;
-  try {
-    const plan = await loadPlan(redis, previous.content);
-    await verifyFiles(plan.source.files);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-async function requireRoutable(deps: ReloadDeps, name: string, minimum: string | null) {
-  const { state, context } = await requireFleet(deps, name);
-  const view = viewFleet(state, context, false);
-  const weightVersion = view.weight_version;
-  if (!view.routable) {
-    throw new LayercastError("not_routable", `fleet ${name} is not routable: ${view.not_routable_reason}`, {
-      reason: view.not_routable_reason,
-      weight_version: weightVersion,
-    });
-  }
-  if (minimum !== null && !reaches(weightVersion, minimum)) {
-    throw new LayercastError(
-      "not_routable",
-      `fleet ${name} holds weight version ${weightVersion}, ${minimum} is wanted`,
-      {
-        weight_version: weightVersion,
-        min_weight_version: minimum,
-      },
-    );
-  }
-  return { fleet: name, routable: true, weight_version: weightVersion };
-}
-
-/** Versions that are whole numbers are compared as such; any other must be the same. */
-function reaches(version: string | null, minimum: string): boolean {
-  if (version === minimum) return true;
-  const wholeNumber = /^\d+$/;
-  return (
-    version !== null && wholeNumber.test(version) && wholeNumber.test(minimum) && BigInt(version) >= BigInt(minimum)
-  );
-}
-
-async function exportRank(deps: ReloadDeps, fleet: string, replica: number, rank: number) {
-  const { state } = await requireFleet(deps, fleet);
-  const key = rankKey(replica, rank);
-  const registered = state.ranks[key];
-  if (registered === undefined) {
-    throw new LayercastError("not_found", `fleet ${fleet} has no rank ${key} (replica/rank)`, { fleet, rank: key });
-  }
-  const { incarnation } = registered;
-  const file = `${fleet}-${replica}-${rank}-${Date.now()}.safetensors`;
-  const job = { kind: "export", fleet, file, rank: key, incarnation, retry: { attempts: 1, backoffMs: 0 } } as const;
-  const { path, bytes, host, weightVersion, arenaGeneration } = await deps.queues.runExport(job, EXPORT_TIMEOUT_MS);
-  return { host, path, bytes, weight_version: weightVersion, arena_generation: arenaGeneration };
 }

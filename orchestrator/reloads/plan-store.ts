@@ -32,47 +32,54 @@ function keepLast<Value>(count: number) {
   };
 }
 
-const layouts = keepLast<Layout>(4);
-const plans = keepLast<LoadedPlan>(4);
-
-export async function savePlan(redis: Redis, reload: string, plan: LoadedPlan): Promise<void> {
-  const { layout, source, ...stored } = plan;
-  await redis
-    .multi()
-    .set(KEYS.layout(plan.layoutDigest), JSON.stringify(layout), "NX")
-    .set(KEYS.source(reload), JSON.stringify(source))
-    .hset(KEYS.reload(reload), "plan", JSON.stringify(stored satisfies StoredPlan))
-    .exec();
-  plans.set(reload, plan);
+export interface PlanStore {
+  save(reload: string, plan: LoadedPlan): Promise<void>;
+  /** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
+  load(content: string): Promise<LoadedPlan>;
+  /** A layout by its digest; the same one comes back each RL step. */
+  layout(digest: string): Promise<Layout | null>;
 }
 
-/** A layout by its digest; the same one comes back each RL step. */
-export async function loadLayout(redis: Redis, digest: string): Promise<Layout | null> {
-  const known = layouts.get(digest);
-  if (known !== undefined) return known;
-  const stored = await redis.get(KEYS.layout(digest));
-  if (stored === null) return null;
-  return layouts.set(digest, JSON.parse(stored) as Layout);
-}
+export function openPlanStore(redis: Redis): PlanStore {
+  const layouts = keepLast<Layout>(4);
+  const plans = keepLast<LoadedPlan>(4);
 
-/** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
-export async function loadPlan(redis: Redis, content: string): Promise<LoadedPlan> {
-  const known = plans.get(content);
-  if (known !== undefined) return known;
-  const [stored, source] = await Promise.all([
-    redis.hget(KEYS.reload(content), "plan"),
-    redis.get(KEYS.source(content)),
-  ]);
-  const plan = stored === null ? null : (JSON.parse(stored) as StoredPlan);
-  const layout = plan === null ? null : await loadLayout(redis, plan.layoutDigest);
-  if (plan === null || source === null || layout === null) {
-    throw new LayercastError(
-      "source_gone",
-      `the plan of reload ${content} is no longer kept; submit its checkpoint again`,
-      {
-        reload: content,
-      },
-    );
+  async function loadLayout(digest: string): Promise<Layout | null> {
+    const known = layouts.get(digest);
+    if (known !== undefined) return known;
+    const stored = await redis.get(KEYS.layout(digest));
+    return stored === null ? null : layouts.set(digest, JSON.parse(stored) as Layout);
   }
-  return plans.set(content, { ...plan, layout, source: JSON.parse(source) as Source });
+
+  return {
+    layout: loadLayout,
+    async save(reload, plan) {
+      const { layout, source, ...stored } = plan;
+      await redis
+        .multi()
+        .set(KEYS.layout(plan.layoutDigest), JSON.stringify(layout), "NX")
+        .set(KEYS.source(reload), JSON.stringify(source))
+        .hset(KEYS.reload(reload), "plan", JSON.stringify(stored satisfies StoredPlan))
+        .exec();
+      plans.set(reload, plan);
+    },
+    async load(content) {
+      const known = plans.get(content);
+      if (known !== undefined) return known;
+      const [stored, source] = await Promise.all([
+        redis.hget(KEYS.reload(content), "plan"),
+        redis.get(KEYS.source(content)),
+      ]);
+      const plan = stored === null ? null : (JSON.parse(stored) as StoredPlan);
+      const layout = plan === null ? null : await loadLayout(plan.layoutDigest);
+      if (plan === null || source === null || layout === null) {
+        throw new LayercastError(
+          "source_gone",
+          `the plan of reload ${content} is no longer kept; submit its checkpoint again`,
+          { reload: content },
+        );
+      }
+      return plans.set(content, { ...plan, layout, source: JSON.parse(source) as Source });
+    },
+  };
 }

@@ -29,9 +29,13 @@ export type StoredRequest = Pick<SubmitRequest, "dtype" | "recipe" | "install" |
 
 export const RANK_FIELD = "rank:";
 
-export async function readReload(redis: Redis, id: string): Promise<StoredReload> {
-  const stored = await redis.hgetall(KEYS.reload(id));
-  return decode(id, stored);
+export interface RecordStore {
+  /** Throws `not_found`. */
+  read(id: string): Promise<StoredReload>;
+}
+
+export function openRecordStore(redis: Redis): RecordStore {
+  return { read: async (id) => decode(id, await redis.hgetall(KEYS.reload(id))) };
 }
 
 function decode(id: string, stored: Record<string, string>): StoredReload {

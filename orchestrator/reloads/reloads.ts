@@ -1,6 +1,7 @@
 // What the routes may ask for: the whole of Layercast's behaviour as one interface of plain functions. `openReloads`
 // (open-reloads.ts) makes it from a Redis connection; route tests give their own.
 
+import type { HooksRequest, HooksView } from "../contract/hooks.js";
 import type {
   ExportView,
   FleetView,
@@ -48,6 +49,12 @@ export interface Reloads {
     name: string,
     minWeightVersion: string | null,
   ): Promise<{ fleet: string; routable: boolean; weight_version: string | null }>;
+  /** From the next stop on; of a fleet that nobody has joined yet too. */
+  setHooks(fleet: string, request: HooksRequest): Promise<HooksView>;
+  hooks(fleet: string): Promise<HooksView>;
+  clearHooks(fleet: string): Promise<void>;
+  /** The other replicas no longer wait for it. */
+  drain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
   /** Whether Redis answers; for /readyz. */
   ready(): Promise<boolean>;

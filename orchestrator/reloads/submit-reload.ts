@@ -6,10 +6,10 @@ import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
 import type { RollbackRequest, SubmitRequest } from "../contract/reload.js";
 import type { ReloadDeps } from "./deps.js";
-import type { Beside } from "./fleet-store.js";
+import type { Beside } from "./fleet-write.js";
 import { type NewReload, submit } from "./protocol/reload-transitions.js";
 import type { Context, FleetState } from "./protocol/state.js";
-import { readReload, type StoredRequest } from "./record-store.js";
+import type { StoredRequest } from "./record-store.js";
 
 export interface Submitted {
   id: string;
@@ -129,7 +129,7 @@ async function findRollbackTarget(deps: ReloadDeps, state: FleetState, version: 
     });
   }
   if (previous !== null && (version === null || version === previous.weightVersion)) {
-    const { request } = await readReload(deps.redis, previous.content);
+    const { request } = await deps.records.read(previous.content);
     return { content: previous.content, weightVersion: previous.weightVersion, request };
   }
   const found = version === null ? null : await findCommitted(deps, state.fleet, version);
@@ -146,7 +146,7 @@ async function findRollbackTarget(deps: ReloadDeps, state: FleetState, version: 
 async function findCommitted(deps: ReloadDeps, fleet: string, version: string) {
   const ids = await deps.redis.zrevrange(KEYS.reloads, 0, -1);
   for (const id of ids) {
-    const { record, request } = await readReload(deps.redis, id);
+    const { record, request } = await deps.records.read(id);
     if (record.fleet !== fleet || record.state !== "committed" || record.weightVersion !== version) continue;
     return { content: record.content, weightVersion: version, request };
   }

@@ -3,8 +3,23 @@
 import type { Layout } from "../contract/plan.js";
 import { type FleetView, RAY_STATUS, type RankProgress, type ReloadView } from "../contract/reload.js";
 import { whyNotRoutable } from "./protocol/advance.js";
-import { nextInQueue, queuedReloads, unpreparedRanks, waitsForRanks } from "./protocol/reload-transitions.js";
-import { type Context, expectedRanks, type FleetState, isLive, type ReloadRecord } from "./protocol/state.js";
+import {
+  nextInQueue,
+  queuedReloads,
+  ranksNotLive,
+  unpreparedRanks,
+  waitsForRanks,
+} from "./protocol/reload-transitions.js";
+import {
+  type Context,
+  expectedRanks,
+  type FleetState,
+  isLive,
+  isThere,
+  type RankState,
+  type ReloadRecord,
+  replicasOf,
+} from "./protocol/state.js";
 import type { RankReport, StoredReload } from "./record-store.js";
 
 /** `layout` and `fleet` are null where they are no longer known or no longer matter. */
@@ -79,8 +94,9 @@ function viewTimes({ times, tokens, state }: ReloadRecord): ReloadView["timing_m
   };
 }
 
-/** From the first rank's swap to the last rank's end. */
-function engineStoppedMs({ swaps, state }: ReloadRecord): number | null {
+/** From the first pause's answer to the last resume's; without hooks from the first rank's swap to the last one's end. */
+function engineStoppedMs({ swaps, engineStop, state }: ReloadRecord): number | null {
+  if (engineStop !== null) return roundMs(engineStop.endedAt - engineStop.startedAt);
   const all = Object.values(swaps);
   if (state !== "committed" || all.length === 0) return null;
   return roundMs(Math.max(...all.map(({ endedAt }) => endedAt)) - Math.min(...all.map(({ startedAt }) => startedAt)));
@@ -104,15 +120,15 @@ export function pendingReason(record: ReloadRecord, state: FleetState, context: 
       return "reading the checkpoint's headers and planning";
     case "loading":
     case "finalizing": {
+      if (state.engineStop?.reload === record.id) return "waiting for engines to pause";
       const waiting = unpreparedRanks(state, record);
       return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to be prepared` : "waiting for the decision";
     }
     case "committing": {
-      const waiting = expectedRanks(state).filter((key) => {
-        const rank = state.ranks[key];
-        return rank === undefined || !isLive(rank, { content: record.content, epoch: record.epoch ?? 0 });
-      });
-      return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to swap` : "waiting to be published";
+      if (record.times.signalled === null) return "waiting for the decision to be on disk, and for engines to pause";
+      const waiting = ranksNotLive(state, record);
+      if (waiting.length > 0) return `waiting for ranks ${waiting.join(", ")} to swap`;
+      return "waiting for engines to resume, and to be published";
     }
     default:
       return null;
@@ -136,25 +152,46 @@ export function viewFleet(state: FleetState, context: Context, canRollBack: bool
     rollback_version: state.previous?.weightVersion ?? null,
     active_reload_id: state.active,
     queued_reload_ids: queuedReloads(state).map(({ id }) => id),
+    drained_replicas: replicasOf(state).flatMap((replica) => {
+      const drained = state.drained[replica];
+      return drained === undefined ? [] : [{ replica, state: drained }];
+    }),
+    has_hooks: state.hooks !== null,
+    engines: viewEngines(state),
     ranks: Object.values(state.ranks)
       .sort((a, b) => a.replica - b.replica || a.rank - b.rank)
-      .map((rank) => ({
-        replica: rank.replica,
-        rank: rank.rank,
-        incarnation: rank.incarnation,
-        host: rank.host,
-        pid: rank.pid,
-        device: rank.device,
-        alive: context.leaseValid(rank.key, rank.incarnation),
-        ready: state.committed !== null && isLive(rank, state.committed),
-        weight_version: rank.live.held?.weightVersion ?? null,
-        reload_id: rank.live.held?.reload ?? null,
-        epoch: rank.live.held?.epoch ?? null,
-        arena_generation: rank.live.generation,
-        arena_state: rank.live.state,
-        arena_path: rank.arenaPath,
-        control_path: rank.controlPath,
-        undo_weight_version: rank.undo?.weightVersion ?? null,
-      })),
+      .map((rank) => viewFleetRank(rank, state, context)),
+  };
+}
+
+function viewEngines({ engineStop }: FleetState): FleetView["engines"] {
+  if (engineStop === null) return { state: "running", reload_id: null, error: null };
+  const { phase, reload, failure } = engineStop;
+  return {
+    state: phase,
+    reload_id: reload,
+    error: failure === null ? null : { ...failure, details: { ...failure.details } },
+  };
+}
+
+function viewFleetRank(rank: RankState, state: FleetState, context: Context): FleetView["ranks"][number] {
+  return {
+    replica: rank.replica,
+    rank: rank.rank,
+    incarnation: rank.incarnation,
+    host: rank.host,
+    pid: rank.pid,
+    device: rank.device,
+    alive: isThere(state, rank.key, context),
+    ready: state.committed !== null && isLive(rank, state.committed),
+    drained: state.drained[rank.replica] !== undefined,
+    weight_version: rank.live.held?.weightVersion ?? null,
+    reload_id: rank.live.held?.reload ?? null,
+    epoch: rank.live.held?.epoch ?? null,
+    arena_generation: rank.live.generation,
+    arena_state: rank.live.state,
+    arena_path: rank.arenaPath,
+    control_path: rank.controlPath,
+    undo_weight_version: rank.undo?.weightVersion ?? null,
   };
 }

@@ -5,10 +5,10 @@ import { Readable } from "node:stream";
 import { Type } from "typebox";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { TERMINAL_STATES } from "../contract/reload.js";
+import { isRedisLost } from "../redis-lost.js";
 import type { ReloadEvent } from "../reloads/reloads.js";
 import type { App, RouteDeps } from "./app.js";
 import { requestSignal, settleOrNull } from "./lifetime.js";
-import { isRedisLost } from "./redis-lost.js";
 import { problems, ReloadParams, textAnswer } from "./schemas.js";
 
 /** What a browser waits before it connects again. */

@@ -1,4 +1,4 @@
-// The routes of fleets: what they hold, whether to route to them, rollback, export of a rank's kernel tensors.
+// The routes of fleets: what they hold, whether to route to them, rollback, drained replicas, export of a rank's kernel tensors.
 
 import { Type } from "typebox";
 import {
@@ -11,8 +11,9 @@ import {
   RoutableAnswer,
 } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
+import { addHookRoutes } from "./hooks.js";
 import { reloadPath } from "./reloads.js";
-import { closed, FleetParams, problems, ref } from "./schemas.js";
+import { closed, FleetParams, problems, ReplicaParams, ref } from "./schemas.js";
 
 const tags = ["fleets"];
 
@@ -20,6 +21,8 @@ export function addFleetRoutes(app: App, deps: RouteDeps): void {
   addRead(app, deps);
   addRoutable(app, deps);
   addRollback(app, deps);
+  addHookRoutes(app, deps);
+  addDrain(app, deps);
   addExport(app, deps);
 }
 
@@ -93,6 +96,22 @@ function addRollback(app: App, { reloads }: RouteDeps): void {
 /** All of a rollback's fields have defaults, so no body is an empty one. */
 async function bodyOrEmpty(request: { body: unknown }): Promise<void> {
   request.body ??= {};
+}
+
+function addDrain(app: App, { reloads }: RouteDeps): void {
+  const schema = {
+    operationId: "drainReplica",
+    tags,
+    summary: "Go on without a replica: the others no longer wait for it",
+    description:
+      "Needs no body; a repeat changes nothing. The replica is back once a rank of it has come anew and all of its ranks " +
+      "hold what is committed. The last replica that is not drained is refused.",
+    params: ReplicaParams,
+    response: { 200: ref(FleetAnswer), ...problems("invalid_request", "not_found") },
+  };
+  app.post("/v1/fleets/:fleet/replicas/:replica/drain", { schema }, async (request) =>
+    reloads.drain(request.params.fleet, request.params.replica),
+  );
 }
 
 function addExport(app: App, { reloads }: RouteDeps): void {

@@ -3,6 +3,7 @@
 
 import { type Static, type TSchema, Type } from "typebox";
 import { ERRORS, type ErrorCode } from "../contract/errors.js";
+import { HooksAnswer, HooksBody } from "../contract/hooks.js";
 import {
   ExportAnswer,
   ExportBody,
@@ -25,6 +26,7 @@ const NAMED: readonly TSchema[] = [
   SubmitBody,
   PlanBody,
   RollbackBody,
+  HooksBody,
   ExportBody,
   ReloadAnswer,
   ReloadListAnswer,
@@ -32,6 +34,7 @@ const NAMED: readonly TSchema[] = [
   FleetAnswer,
   FleetListAnswer,
   RoutableAnswer,
+  HooksAnswer,
   ExportAnswer,
   ProblemAnswer,
 ];
@@ -92,4 +95,8 @@ const pathName = (description: string) =>
 
 export const ReloadParams = Type.Object({ id: pathName("Reload id") });
 export const FleetParams = Type.Object({ fleet: pathName("Fleet name") });
+export const ReplicaParams = Type.Object({
+  fleet: pathName("Fleet name"),
+  replica: Type.Integer({ minimum: 0, description: "Counted from 0" }),
+});
 export const closed = { additionalProperties: false } as const;

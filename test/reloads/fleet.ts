@@ -24,15 +24,20 @@ export interface TestFleet {
   state: FleetState;
   context: Context;
   now: number;
+  /** The life of Redis. */
+  redisRunId: string;
   /** Incarnations whose lease has run out. */
   expired: Set<string>;
   /** Applies a transition as the store does: on a draft, followed by what follows by itself. */
   apply<Result>(transition: (draft: FleetState, context: Context) => Result): Result;
   join(rank: number, incarnation: string, live?: FleetState["ranks"][RankKey]["live"]): void;
+  joinAs(replica: number, rank: number, incarnation: string, live?: FleetState["ranks"][RankKey]["live"]): void;
   submit(id: string, more?: Partial<NewReload>): ReloadRecord;
   load(): void;
   prepare(rank: number, digest?: string): void;
   decide(): void;
+  /** Where Redis's disk is still to be waited for. */
+  decideInMemory(): void;
   swap(rank: number): void;
   /** The whole way. */
   commit(id: string, more?: Partial<NewReload>): void;
@@ -41,14 +46,20 @@ export interface TestFleet {
 
 export const LAYOUT = "layout";
 
-export function testFleet(tensorParallelSize = 2): TestFleet {
+/** Its ranks have joined as incarnations "0.1", "1.1", ...; those of a second replica as "1/0.1", ... */
+export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
   const expired = new Set<string>();
   const fleet: TestFleet = {
     state: newFleet("f"),
     now: 1_000,
+    redisRunId: "first",
     expired,
     get context() {
-      return { now: fleet.now, leaseValid: (_: RankKey, incarnation: string) => !expired.has(incarnation) };
+      return {
+        now: fleet.now,
+        redisRunId: fleet.redisRunId,
+        leaseValid: (_: RankKey, incarnation: string) => !expired.has(incarnation),
+      };
     },
     apply(transition) {
       const draft = structuredClone(fleet.state);
@@ -57,18 +68,20 @@ export function testFleet(tensorParallelSize = 2): TestFleet {
       fleet.state = draft;
       return result;
     },
-    join(rank, incarnation, live = { state: "empty", generation: 0, held: null }) {
-      const key = rankKey(0, rank);
+    join: (rank, incarnation, live) => fleet.joinAs(0, rank, incarnation, live),
+    joinAs(replica, rank, incarnation, live = { state: "empty", generation: 0, held: null }) {
+      const key = rankKey(replica, rank);
       const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
       const registration = {
         key,
-        replica: 0,
+        replica,
         rank,
         incarnation,
         live,
         undo: null,
+        highestEpoch: live.held?.epoch ?? 0,
         ...place,
-        replicas: 1,
+        replicas,
         tensorParallelSize,
       };
       fleet.apply((draft, context) => register(draft, registration, context));
@@ -118,7 +131,11 @@ export function testFleet(tensorParallelSize = 2): TestFleet {
     },
     decide() {
       const { id, epoch } = fleet.active();
-      fleet.apply((draft, context) => decide(draft, id, epoch ?? 0, context));
+      fleet.apply((draft, context) => decide(draft, id, epoch ?? 0, context, true));
+    },
+    decideInMemory() {
+      const { id, epoch } = fleet.active();
+      fleet.apply((draft, context) => decide(draft, id, epoch ?? 0, context, false));
     },
     swap(rank) {
       const key = rankKey(0, rank);
@@ -127,7 +144,7 @@ export function testFleet(tensorParallelSize = 2): TestFleet {
       const undo = current?.live.held ?? null;
       const live = { state: "live" as const, generation: (current?.live.generation ?? 0) + 2, held };
       fleet.apply((draft, { now }) =>
-        reportArena(draft, key, current?.incarnation ?? "", { live, undo, swapMs: 2 }, now),
+        reportArena(draft, key, current?.incarnation ?? "", { live, undo, swap: { startedAt: now - 2, endedAt: now } }),
       );
     },
     commit(id, more = {}) {
@@ -138,6 +155,10 @@ export function testFleet(tensorParallelSize = 2): TestFleet {
       for (let rank = 0; rank < tensorParallelSize; rank++) fleet.swap(rank);
     },
   };
-  for (let rank = 0; rank < tensorParallelSize; rank++) fleet.join(rank, `${rank}.1`);
+  for (let replica = 0; replica < replicas; replica++) {
+    for (let rank = 0; rank < tensorParallelSize; rank++) {
+      fleet.joinAs(replica, rank, replica === 0 ? `${rank}.1` : `${replica}/${rank}.1`);
+    }
+  }
   return fleet;
 }

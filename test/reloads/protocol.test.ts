@@ -55,7 +55,7 @@ describe("P1: one reload at a time, each with the next epoch", () => {
     fleet.submit("a");
     fleet.apply((draft, { now }) => cancel(draft, "a", now));
     expect(() => fleet.apply((draft, { now }) => beginLoading(draft, "a", 1, "l", now))).toThrow(stale);
-    expect(() => fleet.apply((draft, context) => decide(draft, "a", 1, context))).toThrow(stale);
+    expect(() => fleet.apply((draft, context) => decide(draft, "a", 1, context, true))).toThrow(stale);
   });
 });
 
@@ -320,5 +320,6 @@ describe("coalesce latest", () => {
 function registration() {
   const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
   const live = { state: "empty" as const, generation: 0, held: null };
-  return { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.9", live, undo: null, ...place, replicas: 1 };
+  const fleet = { replicas: 1, highestEpoch: 0 };
+  return { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.9", live, undo: null, ...place, ...fleet };
 }

@@ -2,6 +2,7 @@
 
 import { Writable } from "node:stream";
 import { pino } from "pino";
+import type { HooksView } from "../../orchestrator/contract/hooks.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
 import { createMetrics } from "../../orchestrator/metrics.js";
 import type { ReloadEvent, Reloads } from "../../orchestrator/reloads/reloads.js";
@@ -90,6 +91,7 @@ const rankView = (rank: number): FleetView["ranks"][number] => ({
   device: "cpu",
   alive: true,
   ready: true,
+  drained: false,
   weight_version: "119",
   reload_id: "rl-0",
   epoch: 1,
@@ -114,9 +116,19 @@ export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   rollback_version: "118",
   active_reload_id: null,
   queued_reload_ids: [],
+  drained_replicas: [],
+  has_hooks: true,
+  engines: { state: "running", reload_id: null, error: null },
   ranks: [rankView(0), rankView(1)],
   ...fields,
 });
+
+export const hooksView: HooksView = {
+  pause: { url: "http://engine:8000/pause", method: "POST", body: null },
+  resume: { url: "http://engine:8000/resume", method: "POST", body: null },
+  timeout_ms: 30_000,
+  on_failure: "abort",
+};
 
 export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
   return {
@@ -130,6 +142,10 @@ export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
     fleets: async () => [fleetView()],
     fleet: async () => fleetView(),
     routable: async (fleet) => ({ fleet, routable: true, weight_version: "119" }),
+    setHooks: async () => hooksView,
+    hooks: async () => hooksView,
+    clearHooks: async () => {},
+    drain: async () => fleetView(),
     exportRank: async () => ({
       host: "host-a",
       path: "/run/x.safetensors",

@@ -3,7 +3,7 @@ import { Ajv } from "ajv";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ERRORS } from "../../orchestrator/contract/errors.js";
 import type { App } from "../../orchestrator/routes/app.js";
-import { fleetView, planView, reloadView, testServer } from "./fake-reloads.js";
+import { fleetView, hooksView, planView, reloadView, testServer } from "./fake-reloads.js";
 
 interface Operation {
   operationId: string;
@@ -28,6 +28,10 @@ const ROUTES = [
   "GET /v1/fleets/{fleet}",
   "GET /v1/fleets/{fleet}/routable",
   "POST /v1/fleets/{fleet}/rollback",
+  "PUT /v1/fleets/{fleet}/hooks",
+  "GET /v1/fleets/{fleet}/hooks",
+  "DELETE /v1/fleets/{fleet}/hooks",
+  "POST /v1/fleets/{fleet}/replicas/{replica}/drain",
   "POST /v1/fleets/{fleet}/exports",
   "GET /livez",
   "GET /readyz",
@@ -98,6 +102,9 @@ describe("the OpenAPI document", () => {
     accepts("ReloadList", { reloads: [reloadView()], next_cursor: null });
     accepts("Fleet", fleetView());
     accepts("Plan", planView);
+    accepts("Hooks", hooksView);
+    accepts("HooksRequest", hooksView);
+    accepts("HooksRequest", { preset: "sglang", url: ["http://a:30000", "http://b:30000"], mode: "retract" });
     accepts("Submit", {
       source: { kind: "safetensors", uri: "/x" },
       fleet: "default",

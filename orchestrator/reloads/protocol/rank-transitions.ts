@@ -2,21 +2,53 @@
 
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import { type RankKey, rankQueue } from "../../contract/jobs.js";
-import { type Context, type FleetState, type Held, type LiveArena, newFleet, type RankState } from "./state.js";
+import { overtake, signal } from "./reload-transitions.js";
+import {
+  activeReload,
+  type Context,
+  type FleetState,
+  type Held,
+  isLive,
+  type LiveArena,
+  newFleet,
+  type RankState,
+} from "./state.js";
 
-export interface Registration extends RankState {
+export type Registration = Omit<RankState, "redisRunId"> & {
   replicas: number;
   tensorParallelSize: number;
-}
+  /** That it has ever worked for; lower ones it refuses. */
+  highestEpoch: number;
+};
 
 /** A new incarnation of a rank; whatever was there before it is over. The fleet is not routable until it shows its weights (P8). */
 export function register(state: FleetState, registration: Registration, context: Context): void {
-  const { replicas, tensorParallelSize, ...rank } = registration;
+  const { replicas, tensorParallelSize, highestEpoch, ...rank } = registration;
   agreeOnTopology(state, rank.key, { replicas, tensorParallelSize }, context);
   const before = state.ranks[rank.key];
-  if (before !== undefined && before.incarnation !== rank.incarnation) retire(state, before);
-  state.ranks[rank.key] = rank;
-  state.epoch = Math.max(state.epoch, rank.live.held?.epoch ?? 0);
+  const isNew = before?.incarnation !== rank.incarnation;
+  if (before !== undefined && isNew) retire(state, before);
+  if (isNew && state.drained[rank.replica] === "out") state.drained[rank.replica] = "joining";
+  state.ranks[rank.key] = { ...rank, redisRunId: context.redisRunId };
+  if (rank.live.held !== null) recognize(state, rank.live, rank.live.held, context.now);
+  state.epoch = Math.max(state.epoch, highestEpoch);
+}
+
+/** An epoch in a control page was decided, even if Redis has forgotten it (P13). */
+function recognize(state: FleetState, live: LiveArena, held: Held, now: number): void {
+  const active = activeReload(state);
+  if (active !== null && isLive({ live }, { content: active.content, epoch: active.epoch ?? 0 })) {
+    active.state = "committing";
+    active.times.decided ??= now;
+    state.decidedEpoch = held.epoch;
+    signal(state, active, now);
+    return;
+  }
+  if (held.epoch <= state.decidedEpoch) return;
+  state.decidedEpoch = held.epoch;
+  if (active !== null && (active.epoch ?? 0) < held.epoch) overtake(state, active, held, now);
+  state.previous = state.committed;
+  state.committed = held;
 }
 
 /** All ranks of a fleet name the same topology; another one is taken on only when nobody of the old one is left. */
@@ -54,13 +86,12 @@ function retire(state: FleetState, rank: RankState): void {
   state.retiredQueues.push(rankQueue(state.fleet, rank.key, rank.incarnation));
 }
 
-/** What a rank's control page shows now. `swapMs` when it has just swapped for the active reload. */
+/** What a rank's control page shows now. `swap` when it has just swapped for the active reload. */
 export function reportArena(
   state: FleetState,
   key: RankKey,
   incarnation: string,
-  arena: { live: LiveArena; undo: Held | null; swapMs: number | null },
-  now: number,
+  arena: { live: LiveArena; undo: Held | null; swap: { startedAt: number; endedAt: number } | null },
 ): void {
   const rank = state.ranks[key];
   if (rank === undefined || rank.incarnation !== incarnation) {
@@ -76,9 +107,7 @@ export function reportArena(
   rank.undo = arena.undo;
   rank.trouble = null;
   const reload = arena.live.held === null ? undefined : state.reloads[arena.live.held.reload];
-  if (reload !== undefined && arena.swapMs !== null && reload.state === "committing") {
-    reload.swaps[key] ??= { startedAt: now - arena.swapMs, endedAt: now };
-  }
+  if (reload?.state === "committing" && arena.swap !== null) reload.swaps[key] ??= arena.swap;
 }
 
 /** A rank cannot load what the fleet holds; said until its arena shows something else. */

@@ -6,6 +6,7 @@ import type { RankKey } from "../../contract/jobs.js";
 import type { ReloadStateName } from "../../contract/reload.js";
 import {
   activeReload,
+  allLive,
   type Context,
   expectedRanks,
   type FleetState,
@@ -49,11 +50,12 @@ export function submit(state: FleetState, reload: NewReload, { now }: Context): 
     enqueueings: 0,
     tokens: {},
     swaps: {},
+    engineStop: null,
     liveChanged: false,
     supersededBy: null,
     error: null,
     warnings: [],
-    times: { created: now, admitted: null, planned: null, decided: null, ended: null },
+    times: { created: now, admitted: null, planned: null, decided: null, signalled: null, ended: null },
   };
   if (record.coalesce === "latest") {
     for (const older of Object.values(state.reloads)) supersede(state, older, record.id, now);
@@ -112,7 +114,7 @@ export function beginLoading(state: FleetState, reload: string, epoch: number, l
   for (const rank of Object.values(state.ranks)) {
     if (rank.undo?.content !== record.content) rank.undo = null;
   }
-  if (record.inPlace) record.liveChanged = state.committed !== null;
+  if (record.inPlace) stopEngines(state, record, now);
 }
 
 /** These incarnations were sent their layer and finalize jobs. Said after the sending: a crash between sends them again. */
@@ -153,8 +155,11 @@ export function unpreparedRanks(state: FleetState, record: ReloadRecord): RankKe
   });
 }
 
-/** finalizing -> committing, the decision: every current incarnation is prepared. Not routable from here on (P3). */
-export function decide(state: FleetState, reload: string, epoch: number, context: Context): void {
+/**
+ * finalizing -> committing, the decision: every current incarnation is prepared. Not routable from here on (P3). `onDisk`
+ * when this very write will be on disk before anyone reads it; otherwise confirmDecision() follows.
+ */
+export function decide(state: FleetState, reload: string, epoch: number, context: Context, onDisk: boolean): void {
   const record = requireActive(state, reload, epoch);
   if (record.state === "committing") return;
   const waiting = [...new Set([...unpreparedRanks(state, record), ...missingRanks(state, context)])];
@@ -165,16 +170,56 @@ export function decide(state: FleetState, reload: string, epoch: number, context
       waiting,
     });
   }
-  requireEqualReplicas(record);
+  requireEqualReplicas(state, record);
   record.state = "committing";
-  record.liveChanged = true;
   record.times.decided = context.now;
+  state.decidedEpoch = epoch;
+  if (onDisk) confirmDecision(state, reload, epoch, context.now);
+}
+
+/** The decision is on disk, as far as this Redis can do it: no death can take it back, so live bytes may follow it. */
+export function confirmDecision(state: FleetState, reload: string, epoch: number, now: number): void {
+  const record = requireActive(state, reload, epoch);
+  if (record.state !== "committing" || record.times.signalled !== null || isStopping(state, record)) return;
+  stopEngines(state, record, now);
+}
+
+/** Engines stand still before live bytes change, where there are hooks; otherwise ranks may begin at once. */
+function stopEngines(state: FleetState, record: ReloadRecord, now: number): void {
+  const { hooks } = state;
+  if (hooks === null) {
+    signal(state, record, now);
+    return;
+  }
+  const { id: reload, epoch } = record;
+  state.engineStop = {
+    reload,
+    epoch: epoch ?? 0,
+    hooks,
+    phase: "pausing",
+    caller: state.engineStop?.caller ?? null, // a call for the one before may still be on its way
+    pausedAt: null,
+    failure: null,
+  };
+}
+
+function isStopping({ engineStop }: FleetState, record: ReloadRecord): boolean {
+  return engineStop?.reload === record.id;
+}
+
+/** The one word that ranks wait for before they change live bytes. There is no way back from here (P10). */
+export function signal(state: FleetState, record: ReloadRecord, now: number): void {
+  if (record.times.signalled !== null) return;
+  record.times.signalled = now;
+  record.liveChanged = !record.inPlace || state.committed !== null;
 }
 
 /** The same rank of two replicas must have staged the same bytes. */
-function requireEqualReplicas(record: ReloadRecord): void {
+function requireEqualReplicas(state: FleetState, record: ReloadRecord): void {
   const digests = new Map<string, string>();
-  for (const [key, token] of Object.entries(record.tokens)) {
+  for (const key of expectedRanks(state)) {
+    const token = record.tokens[key];
+    if (token === undefined) continue;
     const rank = key.slice(key.indexOf("/") + 1);
     const other = digests.get(rank);
     if (other !== undefined && other !== token.digest) {
@@ -194,14 +239,30 @@ function requireEqualReplicas(record: ReloadRecord): void {
 export function publish(state: FleetState, context: Context): ReloadRecord | null {
   const record = activeReload(state);
   if (record === null || record.state !== "committing" || record.epoch === null) return null;
-  const target = { content: record.content, epoch: record.epoch };
-  const ranks = Object.values(state.ranks);
-  if (missingRanks(state, context).length > 0 || !ranks.every((rank) => isLive(rank, target))) return null;
+  if (missingRanks(state, context).length > 0 || !allLive(state, heldBy(record))) return null;
+  if (!areEnginesGoing(state, record)) return null;
   state.previous = state.committed;
   state.committed = heldBy(record);
   state.torn = false;
   end(state, record, "committed", context.now);
   return record;
+}
+
+/** Resumed, or at least asked to: one that does not answer keeps the fleet unroutable, but takes no commit back. */
+function areEnginesGoing(state: FleetState, record: ReloadRecord): boolean {
+  const { engineStop } = state;
+  if (engineStop === null) return true;
+  if (engineStop.reload !== record.id) engineStop.phase = "resuming"; // left standing by a torn fleet that this one heals
+  return engineStop.reload !== record.id || engineStop.failure !== null;
+}
+
+/** Every rank shows the reload that they stand still for: nothing keeps the engines any longer. */
+export function letEnginesGo(state: FleetState): void {
+  const record = activeReload(state);
+  const { engineStop } = state;
+  if (record?.state !== "committing" || engineStop?.reload !== record.id || engineStop.phase !== "paused") return;
+  if (!allLive(state, heldBy(record))) return;
+  engineStop.phase = "resuming";
 }
 
 /** What the arenas hold once this reload is live. */
@@ -232,8 +293,24 @@ export function cancel(state: FleetState, reload: string, now: number): void {
 export function fail(state: FleetState, reload: string, epoch: number, error: ErrorReport, now: number): void {
   const record = activeReload(state);
   if (record === null || record.id !== reload || record.epoch !== epoch || record.state === "committing") return;
+  failNow(state, record, error, now);
+}
+
+/** -> failed. If live bytes may have changed, the fleet is torn. */
+export function failNow(state: FleetState, record: ReloadRecord, error: ErrorReport, now: number): void {
   record.error = error;
   if (record.liveChanged) tear(state, record, error);
+  end(state, record, "failed", now);
+}
+
+/** Anything admitted -> failed: Redis came back without this reload's end, and a rank shows a later one (P13). */
+export function overtake(state: FleetState, record: ReloadRecord, by: Held, now: number): void {
+  record.error = {
+    code: "redis_unavailable",
+    message: `Redis came back without the end of this reload, and a rank holds weight version ${by.weightVersion} of the later epoch ${by.epoch}; submit again if those are not the weights that you want`,
+    retryable: false,
+    details: { epoch: by.epoch, weight_version: by.weightVersion },
+  };
   end(state, record, "failed", now);
 }
 
@@ -244,15 +321,26 @@ export function enforceDeadlines(state: FleetState, now: number): void {
     const decidedAt = record.times.decided;
     if (decidedAt === null ? now < record.deadlineAt : now < decidedAt + record.healMs) continue;
     const waitedFor = decidedAt === null ? `the decision (state ${record.state})` : "every rank to show it live";
-    record.error = {
+    const error: ErrorReport = {
       code: "deadline_exceeded",
       message: `the deadline passed while waiting for ${waitedFor}; give it more time, or look at the ranks' logs`,
       retryable: false,
-      details: { state: record.state, waited_for_ranks: unpreparedRanks(state, record) },
+      details: { state: record.state, waited_for_ranks: ranksWaitedFor(state, record) },
     };
-    if (record.liveChanged) tear(state, record, record.error);
-    end(state, record, "failed", now);
+    failNow(state, record, error, now);
   }
+}
+
+function ranksWaitedFor(state: FleetState, record: ReloadRecord): RankKey[] {
+  return record.state === "committing" ? ranksNotLive(state, record) : unpreparedRanks(state, record);
+}
+
+/** Ranks that do not show the reload yet. */
+export function ranksNotLive(state: FleetState, record: ReloadRecord): RankKey[] {
+  return expectedRanks(state).filter((key) => {
+    const rank = state.ranks[key];
+    return rank === undefined || !isLive(rank, heldBy(record));
+  });
 }
 
 /** The one kind of failure that may have changed live bytes: said aloud, and healed by the next commit. */
@@ -268,11 +356,13 @@ function tear(state: FleetState, record: ReloadRecord, cause: ErrorReport): void
 
 /** Decided, or writing live bytes already: there is no way back. */
 function isPastReturn(record: ReloadRecord): boolean {
-  return record.state === "committing" || (record.inPlace && record.times.planned !== null);
+  return record.state === "committing" || record.times.signalled !== null;
 }
 
 function end(state: FleetState, record: ReloadRecord, to: ReloadStateName, now: number): void {
   record.state = to;
   record.times.ended = now;
   if (state.active === record.id) state.active = null;
+  // A torn fleet's engines stay still until the commit that heals it: they would serve a mix of two weight versions.
+  if (isStopping(state, record) && state.engineStop !== null && !state.torn) state.engineStop.phase = "resuming";
 }

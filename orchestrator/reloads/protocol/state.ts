@@ -3,19 +3,10 @@
 // compare-and-set, so what the tests drive is what runs.
 
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
-import { type RankKey, rankKey } from "../../contract/jobs.js";
+import { type Held, type RankKey, rankKey } from "../../contract/jobs.js";
 import { type ReloadStateName, TERMINAL_STATES } from "../../contract/reload.js";
 
-/** Which weights some bytes are. */
-export interface Held {
-  /** The reload that swapped them in. */
-  reload: string;
-  /** The reload whose plan and source gave the bytes: itself, or a rollback's target. */
-  content: string;
-  weightVersion: string;
-  epoch: number;
-  layoutDigest: string;
-}
+export type { Held };
 
 /** A rank's arena as its control page shows it. */
 export interface LiveArena {
@@ -37,6 +28,8 @@ export interface RankState {
   live: LiveArena;
   /** What the other half holds and a swap would bring back. */
   undo: Held | null;
+  /** The life of Redis in which it registered; one from before must register again (P13). */
+  redisRunId: string;
   arenaPath: string;
   controlPath: string;
   /** Why it cannot catch up with what the fleet holds. */
@@ -61,6 +54,8 @@ export interface ReloadTimes {
   admitted: number | null;
   planned: number | null;
   decided: number | null;
+  /** Since when ranks may change live bytes. */
+  signalled: number | null;
   ended: number | null;
 }
 
@@ -68,6 +63,39 @@ export interface Warning {
   code: string;
   message: string;
   details: Record<string, unknown>;
+}
+
+/** One HTTP request to each engine. */
+export interface HookRequest {
+  /** One for the whole fleet, or one a replica in their order. */
+  urls: string[];
+  method: string;
+  /** JSON; null: none. */
+  body: unknown;
+}
+
+export interface Hooks {
+  pause: HookRequest;
+  resume: HookRequest;
+  timeoutMs: number;
+  /** What becomes of the reload when an engine does not pause. */
+  onFailure: "abort" | "proceed";
+}
+
+/** Engines that are asked to stand still, or stand still, until they have been let go again (P12). */
+export interface EngineStop {
+  reload: string;
+  epoch: number;
+  /** As they were when the stop began. */
+  hooks: Hooks;
+  /** Each is recorded before the call that it stands for. */
+  phase: "pausing" | "paused" | "resuming";
+  /** Who makes the call at hand, and until when nobody else may: a late pause after a resume would stop an engine for good. */
+  caller: { name: string; until: number } | null;
+  /** When the first engine stood still. */
+  pausedAt: number | null;
+  /** Why the last resume failed; it is tried again until it works. */
+  failure: ErrorReport | null;
 }
 
 export interface ReloadRecord {
@@ -98,6 +126,8 @@ export interface ReloadRecord {
   tokens: Record<RankKey, Token>;
   /** When each rank's swap began and ended. */
   swaps: Record<RankKey, { startedAt: number; endedAt: number }>;
+  /** From the first pause's answer to the last resume's, when there are hooks. */
+  engineStop: { startedAt: number; endedAt: number } | null;
   liveChanged: boolean;
   supersededBy: string | null;
   error: ErrorReport | null;
@@ -111,11 +141,19 @@ export interface FleetState {
   version: number;
   /** The highest epoch given or seen (P1, P13). */
   epoch: number;
+  /** The highest epoch known to have been decided; a rank that shows a higher one tells what Redis has forgotten. */
+  decidedEpoch: number;
   /** Counts submissions. */
   sequence: number;
   /** Known once the first rank has registered. */
   topology: { replicas: number; tensorParallelSize: number } | null;
   ranks: Record<RankKey, RankState>;
+  /** Replicas that the others do not wait for; `joining` once a rank of it has come anew. */
+  drained: Record<number, "out" | "joining">;
+  /** The life of Redis that wrote this last (P13). */
+  redisRunId: string | null;
+  hooks: Hooks | null;
+  engineStop: EngineStop | null;
   /** The one admitted, unfinished reload. */
   active: string | null;
   /** Unfinished reloads; the store takes finished ones out when it has written their records. */
@@ -134,6 +172,7 @@ export interface FleetState {
 /** What a transition may know besides the state. Times are Redis's, in milliseconds: hosts' clocks do not matter. */
 export interface Context {
   now: number;
+  redisRunId: string;
   leaseValid(rank: RankKey, incarnation: string): boolean;
 }
 
@@ -142,9 +181,14 @@ export function newFleet(fleet: string): FleetState {
     fleet,
     version: 0,
     epoch: 0,
+    decidedEpoch: 0,
     sequence: 0,
     topology: null,
     ranks: {},
+    drained: {},
+    redisRunId: null,
+    hooks: null,
+    engineStop: null,
     active: null,
     reloads: {},
     committed: null,
@@ -160,27 +204,43 @@ export function isTerminal(record: ReloadRecord): boolean {
   return TERMINAL_STATES.includes(record.state);
 }
 
-/** The keys that the fleet's topology calls for, registered or not. */
+/** The keys that the fleet's topology calls for, registered or not; drained replicas are not waited for. */
 export function expectedRanks(state: FleetState): RankKey[] {
-  if (state.topology === null) return [];
-  const { replicas, tensorParallelSize } = state.topology;
-  const keys: RankKey[] = [];
-  for (let replica = 0; replica < replicas; replica++) {
-    for (let rank = 0; rank < tensorParallelSize; rank++) keys.push(rankKey(replica, rank));
-  }
-  return keys;
+  return replicasOf(state)
+    .filter((replica) => state.drained[replica] === undefined)
+    .flatMap((replica) => ranksOfReplica(state, replica));
 }
 
-/** Expected ranks that are not registered, or whose lease has run out. */
+export function replicasOf({ topology }: FleetState): number[] {
+  return Array.from({ length: topology?.replicas ?? 0 }, (_, replica) => replica);
+}
+
+export function ranksOfReplica({ topology }: FleetState, replica: number): RankKey[] {
+  return Array.from({ length: topology?.tensorParallelSize ?? 0 }, (_, rank) => rankKey(replica, rank));
+}
+
+/** Expected ranks that are not there. */
 export function missingRanks(state: FleetState, context: Context): RankKey[] {
-  return expectedRanks(state).filter((key) => {
-    const rank = state.ranks[key];
-    return rank === undefined || !context.leaseValid(key, rank.incarnation);
-  });
+  return expectedRanks(state).filter((key) => !isThere(state, key, context));
+}
+
+/** Registered since Redis came up, its lease valid. */
+export function isThere(state: FleetState, key: RankKey, context: Context): boolean {
+  const rank = state.ranks[key];
+  if (rank === undefined || rank.redisRunId !== context.redisRunId) return false;
+  return context.leaseValid(key, rank.incarnation);
 }
 
 export function activeReload(state: FleetState): ReloadRecord | null {
   return state.active === null ? null : (state.reloads[state.active] ?? null);
+}
+
+/** Whether every rank that the fleet waits for shows the target. */
+export function allLive(state: FleetState, target: Pick<Held, "content" | "epoch">): boolean {
+  return expectedRanks(state).every((key) => {
+    const rank = state.ranks[key];
+    return rank !== undefined && isLive(rank, target);
+  });
 }
 
 export function isLive(rank: Pick<RankState, "live">, target: Pick<Held, "content" | "epoch">): boolean {

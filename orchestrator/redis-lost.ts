@@ -1,4 +1,4 @@
-// Tells errors that mean "Redis cannot be reached now" from all others, whichever client threw them.
+// Tells errors that mean "Redis does not serve now" (unreachable, read-only, full) from all others, whichever client threw them.
 
 const CONNECTION_CODES = new Set([
   "ECONNREFUSED",
@@ -18,6 +18,8 @@ const MESSAGES = [
   /^Reached the max retries per request limit/,
   /^LOADING /,
   /^READONLY /,
+  /^OOM /,
+  /^MISCONF /,
   /^MASTERDOWN /,
   /^CLUSTERDOWN /,
 ];

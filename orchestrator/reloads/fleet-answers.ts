@@ -1,0 +1,130 @@
+// What is asked about a whole fleet, answered from its state: what it holds, whether to route to it, its hooks and drained
+// replicas, a rank's export.
+
+import { verifyFiles } from "../checkpoint/checkpoint-file.js";
+import { LayercastError } from "../contract/errors.js";
+import { rankKey } from "../contract/jobs.js";
+import type { FleetView } from "../contract/reload.js";
+import type { ReloadDeps } from "./deps.js";
+import type { FleetSnapshot } from "./fleet-store.js";
+import { hooksOf, viewHooks } from "./hooks-of.js";
+import { setHooks } from "./protocol/engine-transitions.js";
+import { drain } from "./protocol/replica-transitions.js";
+import type { FleetState } from "./protocol/state.js";
+import type { Reloads } from "./reloads.js";
+import { unknownFleet } from "./submit-reload.js";
+import { viewFleet } from "./view.js";
+
+const EXPORT_TIMEOUT_MS = 600_000;
+
+type FleetAnswers = Pick<
+  Reloads,
+  "fleets" | "fleet" | "routable" | "setHooks" | "hooks" | "clearHooks" | "drain" | "exportRank"
+>;
+
+export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
+  const { store } = deps;
+  return {
+    async fleets() {
+      const names = (await store.fleets()).sort();
+      return Promise.all(names.map(async (name) => viewKnownFleet(deps, await requireFleet(deps, name))));
+    },
+    fleet: async (name) => viewKnownFleet(deps, await requireFleet(deps, name)),
+    routable: (name, minWeightVersion) => requireRoutable(deps, name, minWeightVersion),
+    async setHooks(fleet, request) {
+      const hooks = hooksOf(request);
+      await store.transact(fleet, (draft) => setHooks(draft, hooks));
+      return viewHooks(hooks);
+    },
+    async hooks(fleet) {
+      const { hooks } = (await requireFleet(deps, fleet)).state;
+      if (hooks !== null) return viewHooks(hooks);
+      throw new LayercastError(
+        "not_found",
+        `fleet ${fleet} has no hooks; set them with PUT /v1/fleets/${fleet}/hooks`,
+        {
+          fleet,
+        },
+      );
+    },
+    async clearHooks(fleet) {
+      await requireFleet(deps, fleet);
+      await store.transact(fleet, (draft) => setHooks(draft, null));
+    },
+    async drain(fleet, replica) {
+      await requireFleet(deps, fleet);
+      await store.transact(fleet, (draft) => drain(draft, replica));
+      return viewKnownFleet(deps, await requireFleet(deps, fleet));
+    },
+    exportRank: (fleet, replica, rank) => exportRank(deps, fleet, replica, rank),
+  };
+}
+
+export async function requireFleet(deps: ReloadDeps, name: string): Promise<FleetSnapshot> {
+  const known = await deps.store.read(name);
+  if (known === null) throw unknownFleet(name);
+  return known;
+}
+
+async function viewKnownFleet(deps: ReloadDeps, { state, context }: FleetSnapshot): Promise<FleetView> {
+  return viewFleet(state, context, await canRollBack(deps, state));
+}
+
+/** From undo on every rank, or else from the source as long as it is what it was. */
+async function canRollBack({ plans }: ReloadDeps, { previous, ranks }: FleetState): Promise<boolean> {
+  if (previous === null) return false;
+  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return true;
+  try {
+    const plan = await plans.load(previous.content);
+    await verifyFiles(plan.source.files);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function requireRoutable(deps: ReloadDeps, name: string, minimum: string | null) {
+  const { state, context } = await requireFleet(deps, name);
+  const view = viewFleet(state, context, false);
+  const weightVersion = view.weight_version;
+  if (!view.routable) {
+    throw new LayercastError("not_routable", `fleet ${name} is not routable: ${view.not_routable_reason}`, {
+      reason: view.not_routable_reason,
+      weight_version: weightVersion,
+    });
+  }
+  if (minimum !== null && !reaches(weightVersion, minimum)) {
+    throw new LayercastError(
+      "not_routable",
+      `fleet ${name} holds weight version ${weightVersion}, ${minimum} is wanted`,
+      {
+        weight_version: weightVersion,
+        min_weight_version: minimum,
+      },
+    );
+  }
+  return { fleet: name, routable: true, weight_version: weightVersion };
+}
+
+/** Versions that are whole numbers are compared as such; any other must be the same. */
+function reaches(version: string | null, minimum: string): boolean {
+  if (version === minimum) return true;
+  const wholeNumber = /^\d+$/;
+  return (
+    version !== null && wholeNumber.test(version) && wholeNumber.test(minimum) && BigInt(version) >= BigInt(minimum)
+  );
+}
+
+async function exportRank(deps: ReloadDeps, fleet: string, replica: number, rank: number) {
+  const { state } = await requireFleet(deps, fleet);
+  const key = rankKey(replica, rank);
+  const registered = state.ranks[key];
+  if (registered === undefined) {
+    throw new LayercastError("not_found", `fleet ${fleet} has no rank ${key} (replica/rank)`, { fleet, rank: key });
+  }
+  const { incarnation } = registered;
+  const file = `${fleet}-${replica}-${rank}-${Date.now()}.safetensors`;
+  const job = { kind: "export", fleet, file, rank: key, incarnation, retry: { attempts: 1, backoffMs: 0 } } as const;
+  const { path, bytes, host, weightVersion, arenaGeneration } = await deps.queues.runExport(job, EXPORT_TIMEOUT_MS);
+  return { host, path, bytes, weight_version: weightVersion, arena_generation: arenaGeneration };
+}

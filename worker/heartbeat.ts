@@ -1,0 +1,50 @@
+// A rank's place in its fleet: taken when it starts and when Redis comes back without it, kept by a heartbeat, which also
+// looks whether the rank holds what it should.
+
+import { LayercastError } from "../orchestrator/contract/errors.js";
+import { type Registration, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
+import { catchUpIfBehind } from "./catch-up.js";
+import { type Rank, undoOf } from "./rank.js";
+
+/** The rank is taken for gone this long after its last sign of life, by Redis's clock. */
+const LEASE_MS = 5_000;
+
+/** Lease first, so that the registration is of a living rank. */
+export async function joinFleet(rank: Rank): Promise<void> {
+  const { fleet, key, incarnation, arena } = rank;
+  await rank.store.renewLease(fleet, key, incarnation, LEASE_MS);
+  await rank.store.transact(fleet, (draft, context) => {
+    const registration: Registration = {
+      key,
+      replica: rank.replica,
+      rank: rank.rank,
+      replicas: rank.replicas,
+      tensorParallelSize: rank.tensorParallelSize,
+      incarnation,
+      host: rank.host,
+      pid: process.pid,
+      device: rank.device,
+      live: arena.liveState(),
+      undo: undoOf(rank),
+      highestEpoch: rank.staging.ledger().highestEpoch,
+      arenaPath: arena.livePath,
+      controlPath: arena.controlPath,
+      trouble: null,
+    };
+    register(draft, registration, context);
+  });
+}
+
+/** One sign of life. Throws `rank_lost` when another incarnation has registered: then this process must end. */
+export async function beat(rank: Rank): Promise<void> {
+  const known = await rank.store.read(rank.fleet);
+  const registered = known?.state.ranks[rank.key];
+  if (known === null || registered === undefined || registered.redisRunId !== known.context.redisRunId) {
+    return joinFleet(rank); // Redis has come back (P13)
+  }
+  if (registered.incarnation !== rank.incarnation) {
+    throw new LayercastError("rank_lost", `another incarnation of rank ${rank.key} has registered`, { rank: rank.key });
+  }
+  await rank.store.renewLease(rank.fleet, rank.key, rank.incarnation, LEASE_MS);
+  await catchUpIfBehind(rank, known.state);
+}

@@ -1,0 +1,29 @@
+// After the signal: prepared bytes become live, exactly once (P4). The word comes by message, without a queue's hop, and as a
+// job, which is never lost; a rank that joins comes by itself. They wait for each other, and who finds it done says so again.
+
+import { faultPoint } from "../orchestrator/fault-point.js";
+import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import { type Loading, prepareReload } from "./load-reload.js";
+import { type Rank, tellArena } from "./rank.js";
+
+/** The caller has seen that nothing can take these weights back: they are committed, or the ranks were told to swap. */
+export function makeLive(rank: Rank, loading: Loading, held: Held): Promise<void> {
+  const swap = rank.swapping.then(() => swapOnce(rank, loading, held));
+  rank.swapping = swap.catch(() => {});
+  return swap;
+}
+
+async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void> {
+  if (isLive({ live: rank.arena.liveState() }, held)) {
+    await tellArena(rank, null);
+    return;
+  }
+  const { owner, scope, report } = loading;
+  await faultPoint("worker.swap", scope);
+  if (rank.staging.prepared(owner) === null) await prepareReload(loading);
+  const swapMs = await rank.staging.swap(owner, held);
+  const endedAt = performance.now();
+  await faultPoint("worker.swapped", scope);
+  report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
+  await tellArena(rank, { ms: swapMs, endedAt });
+}

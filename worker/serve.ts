@@ -1,0 +1,38 @@
+// A rank's life in its fleet, in the order that P8 wants: registered, so that nobody routes to it unseen; listening; caught
+// up; and only then taking jobs.
+
+import { LayercastError } from "../orchestrator/contract/errors.js";
+import type { FleetMessage } from "../orchestrator/contract/jobs.js";
+import { catchUp } from "./catch-up.js";
+import { beat, joinFleet } from "./heartbeat.js";
+import { heedFleet } from "./heed-fleet.js";
+import type { Rank } from "./rank.js";
+
+/** What drives a rank from outside. */
+export interface Surroundings {
+  /** Calls again and again, until the returned function is called. */
+  every(ms: number, call: () => void): () => void;
+  /** The fleet's messages, as good as they come. */
+  onMessage(heed: (message: FleetMessage) => void): Promise<void>;
+  /** The process must end. */
+  onFatal(reason: string): void;
+}
+
+const HEARTBEAT_MS = 1_000;
+
+/** Resolves when the rank may take jobs, with what ends its heartbeat. */
+export async function serve(rank: Rank, { every, onMessage, onFatal }: Surroundings): Promise<() => void> {
+  const warn = (what: string) => (error: unknown) => rank.log.warn({ err: error }, what);
+  await joinFleet(rank);
+  const stop = every(HEARTBEAT_MS, () => {
+    beat(rank).catch((error: unknown) => {
+      if (error instanceof LayercastError && error.code === "rank_lost") onFatal(error.message);
+      else warn("the heartbeat failed")(error);
+    });
+  });
+  await onMessage((message) => {
+    heedFleet(rank, message).catch(warn("heeding a message failed; jobs will do what it asked for"));
+  });
+  await catchUp(rank);
+  return stop;
+}
