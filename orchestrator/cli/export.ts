@@ -2,7 +2,7 @@
 
 import { copyFile, rename, rm } from "node:fs/promises";
 import { hostname } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { LayercastError } from "../contract/errors.js";
 import type { ExportView } from "../contract/reload.js";
@@ -67,7 +67,7 @@ async function move(from: string, to: string): Promise<void> {
   } catch (error) {
     if ((error as { code?: string }).code !== "EXDEV") throw error;
     // Another file system: whole under another name first, so that nobody finds half a file.
-    const partial = join(dirname(to), `.${process.pid}.partial.safetensors`);
+    const partial = join(dirname(to), `.${basename(to)}.${process.pid}.partial`);
     await copyFile(from, partial).then(
       () => rename(partial, to),
       async (copyError: unknown) => {

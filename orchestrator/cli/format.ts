@@ -1,5 +1,6 @@
 // Values -> words and tables for people.
 
+import type { HooksView } from "../contract/hooks.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../contract/reload.js";
 
 export function formatMs(ms: number | null): string {
@@ -128,7 +129,7 @@ export function fleetLines(fleet: FleetView): string[] {
     rank.device,
     rank.host,
     String(rank.pid),
-    rank.alive ? (rank.ready ? "ready" : "alive") : "lost",
+    rankState(rank),
     rank.weight_version ?? "-",
     rank.arena_state,
     String(rank.arena_generation ?? "-"),
@@ -137,7 +138,38 @@ export function fleetLines(fleet: FleetView): string[] {
   return [
     `fleet ${fleet.fleet}: ${fleet.replicas} x ${fleet.tensor_parallel_size} ranks, weight version ` +
       `${fleet.weight_version ?? "none"} (epoch ${fleet.epoch}), ${routable}${back}`,
+    ...fleet.drained_replicas.map(({ replica, state }) => `replica ${replica} is drained: ${DRAINED_WORDS[state]}`),
+    ...enginesLines(fleet),
     ...formatTable(["rank", "device", "host", ">pid", "state", "weights", "arena", ">generation", "undo"], rows),
+  ];
+}
+
+const DRAINED_WORDS = {
+  out: "the others go on without it; start its workers again to bring it back",
+  joining: "its workers are coming back; it is in again once all hold what is committed",
+} as const;
+
+function rankState({ alive, ready, drained }: FleetView["ranks"][number]): string {
+  if (!alive) return "lost";
+  if (drained) return "drained";
+  return ready ? "ready" : "alive";
+}
+
+function enginesLines({ engines }: FleetView): string[] {
+  if (engines.state === "running") return [];
+  const why = engines.error === null ? "" : `: ${engines.error.code}: ${engines.error.message}`;
+  return [`engines ${engines.state} for reload ${engines.reload_id ?? "-"}${why}`];
+}
+
+export function hooksLines(fleet: string, hooks: HooksView): string[] {
+  const rows = (["pause", "resume"] as const).flatMap((name) => {
+    const { url, method, body } = hooks[name];
+    const urls = typeof url === "string" ? [url] : url;
+    return urls.map((one) => [name, method, one, body === null ? "" : JSON.stringify(body)]);
+  });
+  return [
+    `fleet ${fleet}: engines answer within ${formatMs(hooks.timeout_ms)}; on failure ${hooks.on_failure}`,
+    ...formatTable(["hook", "method", "url", "body"], rows),
   ];
 }
 

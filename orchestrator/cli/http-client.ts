@@ -3,6 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
+import type { HooksView } from "../contract/hooks.js";
 import type { ExportView, FleetView, PlanRequest, PlanView, ReloadView, RollbackRequest } from "../contract/reload.js";
 import { parseEventStream, type StreamEvent } from "./event-stream.js";
 
@@ -25,6 +26,10 @@ export interface Client {
   rollback(fleet: string, body: RollbackRequest): Promise<ReloadView>;
   fleets(): Promise<FleetView[]>;
   fleet(name: string): Promise<FleetView>;
+  hooks(fleet: string): Promise<HooksView>;
+  setHooks(fleet: string, body: unknown): Promise<HooksView>;
+  clearHooks(fleet: string): Promise<void>;
+  drain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
   /** What came after the event `afterId` (null: from the start), until the orchestrator ends the stream. */
   events(id: string, afterId: string | null, signal: AbortSignal): AsyncGenerator<StreamEvent>;
@@ -34,7 +39,12 @@ export interface Client {
 
 export const DEFAULT_URL = "http://127.0.0.1:8600";
 
-export function createClient(url: string, token: string | null): Client {
+const ANSWER_WITHIN_MS = 60_000;
+/** The orchestrator's own limit for an export is shorter. */
+const EXPORT_WITHIN_MS = 900_000;
+
+/** `answerWithinMs`: how long an orchestrator may take to answer; what comes as a stream has no limit. */
+export function createClient(url: string, token: string | null, answerWithinMs = ANSWER_WITHIN_MS): Client {
   const base = url.replace(/\/+$/, "");
   const authorization: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
 
@@ -48,8 +58,13 @@ export function createClient(url: string, token: string | null): Client {
     if (!response.ok) throw await problemOf(response, `${method} ${base}${path}`);
     return response;
   };
-  const ask = async <Answer>(method: string, path: string, body?: unknown): Promise<Answer> => {
-    const response = await request(method, path, body);
+  const ask = async <Answer>(
+    method: string,
+    path: string,
+    body?: unknown,
+    withinMs = answerWithinMs,
+  ): Promise<Answer> => {
+    const response = await request(method, path, body, { signal: AbortSignal.timeout(withinMs) });
     return (await readJson(response, `${method} ${base}${path}`)) as Answer;
   };
 
@@ -67,8 +82,15 @@ export function createClient(url: string, token: string | null): Client {
     rollback: (fleet, body) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/rollback`, body),
     fleets: async () => (await ask<{ fleets: FleetView[] }>("GET", "/v1/fleets")).fleets,
     fleet: (name) => ask("GET", `/v1/fleets/${encodeURIComponent(name)}`),
+    hooks: (fleet) => ask("GET", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`),
+    setHooks: (fleet, body) => ask("PUT", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, body),
+    clearHooks: async (fleet) => {
+      const signal = AbortSignal.timeout(answerWithinMs);
+      await request("DELETE", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, undefined, { signal });
+    },
+    drain: (fleet, replica) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/replicas/${replica}/drain`),
     exportRank: (fleet, replica, rank) =>
-      ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/exports`, { replica, rank }),
+      ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/exports`, { replica, rank }, EXPORT_WITHIN_MS),
     events: async function* (id, afterId, signal) {
       const headers = { accept: "text/event-stream", ...(afterId === null ? {} : { "last-event-id": afterId }) };
       const path = `/v1/reloads/${encodeURIComponent(id)}/events`;
@@ -79,7 +101,10 @@ export function createClient(url: string, token: string | null): Client {
         throw signal.aborted ? error : unreachable(base, error);
       }
     },
-    ready: () => fetch(`${base}/readyz`, { headers: authorization }).then(answersWell, () => false),
+    ready: () => {
+      const signal = AbortSignal.timeout(answerWithinMs);
+      return fetch(`${base}/readyz`, { headers: authorization, signal }).then(answersWell, () => false);
+    },
   };
 }
 
@@ -97,7 +122,8 @@ export function readToken(env: Readonly<Record<string, string | undefined>>): st
 
 function unreachable(url: string, error: unknown): LayercastError {
   const cause = error instanceof Error ? (error.cause ?? error) : error;
-  const reason = (cause as { code?: string }).code ?? (cause instanceof Error ? cause.message : String(cause));
+  const { code } = cause as { code?: unknown };
+  const reason = typeof code === "string" ? code : cause instanceof Error ? cause.message : String(cause);
   return new LayercastError(
     "io_error",
     `No orchestrator answers at ${url} (${reason}): start one with \`layercast up\`, or name another with --url or LAYERCAST_URL`,

@@ -29,6 +29,8 @@ export interface LocalFleetOptions {
   token: string | null;
   env: NodeJS.ProcessEnv;
   watcher: FleetWatcher;
+  /** A process that ran this long is started again at once when it ends. */
+  healthyAfterMs?: number | undefined;
 }
 
 export interface FleetWatcher {
@@ -43,6 +45,8 @@ export interface FleetWatcher {
 export interface LocalFleet {
   client: Client;
   runDir: string;
+  /** Of what runs now under the names "orchestrator" and "worker P/R". */
+  pids: ReadonlyMap<string, number>;
   /** Resolves when the orchestrator is ready and every rank of this fleet has registered. */
   whenReady(signal: AbortSignal): Promise<FleetView>;
   /** What whenReady still waits for, in words. */
@@ -62,14 +66,14 @@ const READY_POLL_MS = 50;
 export async function startLocalFleet(options: LocalFleetOptions): Promise<LocalFleet> {
   const port = await claimPort(options.port);
   const runDir = await claimRunDir(options.runDir);
-  const redis = options.redisUrl === null ? await startRedis(join(runDir, "redis"), options.watcher) : null;
+  const redis = options.redisUrl === null ? await startRedis(join(runDir, "redis"), options) : null;
   const env = { ...options.env, REDIS_URL: redis?.url ?? options.redisUrl ?? "" };
   const client = createClient(`http://127.0.0.1:${port}`, options.token);
   const pids = new Map<string, number>();
 
   const keep = (name: string, graceMs: number, args: string[]): Supervised =>
     supervise(
-      { name, graceMs, spawn: () => spawnSelf(args, env) },
+      { name, graceMs, healthyAfterMs: options.healthyAfterMs, spawn: () => spawnSelf(args, env) },
       {
         started: (child) => {
           pids.set(name, child.pid ?? 0);
@@ -87,6 +91,7 @@ export async function startLocalFleet(options: LocalFleetOptions): Promise<Local
   return {
     client,
     runDir,
+    pids,
     waitsFor: () => waitsFor,
     whenReady: async (signal) => {
       while (true) {
@@ -108,7 +113,10 @@ export async function startLocalFleet(options: LocalFleetOptions): Promise<Local
   };
 }
 
-async function startRedis(directory: string, watcher: FleetWatcher): Promise<{ url: string; supervised: Supervised }> {
+async function startRedis(
+  directory: string,
+  { watcher, healthyAfterMs }: LocalFleetOptions,
+): Promise<{ url: string; supervised: Supervised }> {
   const prepared = await preparePrivateRedis({ directory });
   // The first start is awaited, so that its failure ends `up` with the reason instead of being tried again and again.
   let first: ChildProcess | null = prepared.spawn();
@@ -124,7 +132,7 @@ async function startRedis(directory: string, watcher: FleetWatcher): Promise<{ u
     return child;
   };
   const supervised = supervise(
-    { name: "redis", graceMs: REDIS_GRACE_MS, spawn },
+    { name: "redis", graceMs: REDIS_GRACE_MS, healthyAfterMs, spawn },
     {
       started: () => undefined,
       ended: (words, restartInMs) => reportEnd(watcher, "redis", `${words} (log: ${prepared.logPath})`, restartInMs),

@@ -5,8 +5,10 @@ import { reportError } from "../contract/errors.js";
 import { addCancel } from "./cancel.js";
 import { type CommandContext, EXIT } from "./command.js";
 import { addDemo } from "./demo.js";
+import { addDrain } from "./drain.js";
 import { addExport } from "./export.js";
 import { addFleet } from "./fleet.js";
+import { addHooks } from "./hooks.js";
 import { addOrchestrator } from "./orchestrator.js";
 import { addPlan } from "./plan.js";
 import { addRollback } from "./rollback.js";
@@ -19,7 +21,7 @@ import { addWorker } from "./worker.js";
 
 const COMMANDS = [
   ...[addUp, addSubmit, addStatus, addWatch, addCancel, addPlan, addFleet, addRollback, addExport],
-  ...[addOrchestrator, addWorker, addDemo],
+  ...[addHooks, addDrain, addOrchestrator, addWorker, addDemo],
 ];
 
 export function buildProgram(context: CommandContext): Command {

@@ -8,6 +8,8 @@ export interface SupervisedChild {
   readonly name: string;
   /** How long it may take to end after SIGTERM. */
   readonly graceMs: number;
+  /** A child that ran this long was healthy: the next restart is quick again. */
+  readonly healthyAfterMs?: number | undefined;
   spawn(): ChildProcess;
 }
 
@@ -30,7 +32,6 @@ export const USAGE_EXIT_CODE = 2;
 
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 2_000;
-/** A child that ran this long was healthy: the next restart is quick again. */
 const HEALTHY_MS = 5_000;
 
 /** Before the restart after `failures` short lives in a row. */
@@ -55,7 +56,7 @@ export function supervise(spec: SupervisedChild, events: SupervisorEvents): Supe
 
   const ended = (ran: ChildProcess, livedMs: number) => {
     if (stopping) return;
-    failures = livedMs >= HEALTHY_MS ? 1 : failures + 1;
+    failures = livedMs >= (spec.healthyAfterMs ?? HEALTHY_MS) ? 1 : failures + 1;
     if (ran.exitCode === USAGE_EXIT_CODE) return events.ended(exitWords(ran), null);
     const delayMs = restartDelayMs(failures);
     events.ended(exitWords(ran), delayMs);

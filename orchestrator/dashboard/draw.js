@@ -56,12 +56,16 @@ function fleetCard(fleet) {
     { class: "title" },
     element("h2", {}, `Fleet ${fleet.fleet}`),
     fleet.routable ? pill("routable", "good") : pill(fleet.torn ? "torn" : "not routable", fleet.torn ? "bad" : "warn"),
+    fleet.engines.state === "running" ? null : pill(`engines ${fleet.engines.state}`, "warn"),
     element("span", {}, "weights ", element("strong", {}, fleet.weight_version ?? "none yet")),
     element("span", { class: "quiet" }, fleetFacts(fleet)),
   );
   const reason = fleet.not_routable_reason === null ? null : line(fleet.not_routable_reason, "warn");
   const headings = ["Rank", "Weights", "Arena", "Device", "Host", "Lease"].map((name) => heading(name));
-  return element("article", {}, title, reason, table(headings, fleet.ranks.map(rankRow)));
+  const drained = fleet.drained_replicas.map(({ replica, state }) =>
+    line(`Replica ${replica} is drained${state === "joining" ? " and joining again" : ""}`, "warn"),
+  );
+  return element("article", {}, title, reason, ...drained, table(headings, fleet.ranks.map(rankRow)));
 }
 
 function fleetFacts(fleet) {
@@ -74,7 +78,6 @@ function fleetFacts(fleet) {
 function rankRow(rank) {
   const arena =
     rank.arena_generation === null ? rank.arena_state : `${rank.arena_state}, generation ${rank.arena_generation}`;
-  const lease = rank.alive ? (rank.ready ? pill("ready", "good") : pill("catching up", "warn")) : pill("lost", "bad");
   return element(
     "tr",
     {},
@@ -83,8 +86,14 @@ function rankRow(rank) {
     cell(arena, rank.arena_state === "torn" ? "bad" : ""),
     cell(rank.device),
     cell(`${rank.host} · ${rank.pid}`),
-    cell(lease),
+    cell(rankPill(rank)),
   );
+}
+
+function rankPill({ alive, ready, drained }) {
+  if (!alive) return pill("lost", "bad");
+  if (drained) return pill("drained", "warn");
+  return ready ? pill("ready", "good") : pill("catching up", "warn");
 }
 
 /** `running`: { reload, retry }, retry being the last job that will be tried again. */

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { fleetLines, formatBytes, formatMs, formatTable, reloadSentence } from "../../orchestrator/cli/format.js";
-import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
+import { COMMITTED, FAILED, FLEET, RANK, reloadView } from "./views.js";
 
 describe("words for values", () => {
   it("give times in the unit that reads best", () => {
@@ -43,5 +43,34 @@ describe("words for values", () => {
     );
     const torn = { ...FLEET, routable: false, not_routable_reason: "rank 1 is lost", can_roll_back: false };
     expect(fleetLines(torn)[0]).toMatch(/not routable: rank 1 is lost$/);
+  });
+
+  it("say of a fleet which engines stand still and why, and which replicas it goes on without", () => {
+    const error = {
+      code: "hook_failed",
+      message: "the resume hook answered 500",
+      retryable: true,
+      details: {},
+    } as const;
+    const lines = fleetLines({
+      ...FLEET,
+      drained_replicas: [
+        { replica: 0, state: "out" },
+        { replica: 1, state: "joining" },
+      ],
+      engines: { state: "resuming", reload_id: "r1", error },
+    });
+    expect(lines[1]).toMatch(/^replica 0 is drained: .*start its workers again/);
+    expect(lines[2]).toMatch(/^replica 1 is drained: .*coming back/);
+    expect(lines[3]).toBe("engines resuming for reload r1: hook_failed: the resume hook answered 500");
+  });
+
+  it.each([
+    [{ alive: false, ready: true, drained: true }, "lost"],
+    [{ alive: true, ready: true, drained: true }, "drained"],
+    [{ alive: true, ready: true, drained: false }, "ready"],
+    [{ alive: true, ready: false, drained: false }, "alive"],
+  ])("say of a rank with %j that it is %s", (flags, word) => {
+    expect(fleetLines({ ...FLEET, ranks: [{ ...RANK, ...flags }] }).at(-1)).toMatch(new RegExp(` ${word} `));
   });
 });

@@ -5,8 +5,10 @@ import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { createClient } from "../../orchestrator/cli/http-client.js";
 import { runCli } from "../../orchestrator/cli/program.js";
 import type { Terminal } from "../../orchestrator/cli/terminal.js";
+import type { HooksView } from "../../orchestrator/contract/hooks.js";
 import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
 
 interface Asked {
@@ -200,6 +202,105 @@ describe("the other commands", () => {
   });
 });
 
+describe("hooks", () => {
+  const PATH = "/v1/fleets/default/hooks";
+  const HOOKS: HooksView = {
+    pause: { url: ["http://a:1/pause", "http://b:1/pause"], method: "POST", body: { mode: "abort" } },
+    resume: { url: "http://a:1/resume", method: "POST", body: null },
+    timeout_ms: 30_000,
+    on_failure: "abort",
+  };
+  beforeEach(() => {
+    answers.set(`GET ${PATH}`, [json(HOOKS)]);
+    answers.set(`PUT ${PATH}`, [json(HOOKS)]);
+    answers.set(`DELETE ${PATH}`, [(response) => response.writeHead(204).end()]);
+  });
+
+  it("are shown unless something else is asked for, a line for each request", async () => {
+    const { code, out } = await layercast("hooks");
+    expect(code).toBe(0);
+    expect(out.split("\n")).toEqual([
+      "fleet default: engines answer within 30.00 s; on failure abort",
+      "hook    method  url                body",
+      'pause   POST    http://a:1/pause   {"mode":"abort"}',
+      'pause   POST    http://b:1/pause   {"mode":"abort"}',
+      "resume  POST    http://a:1/resume",
+    ]);
+    expect((await layercast("hooks show --json")).out).toBe(JSON.stringify(HOOKS, null, 2));
+  });
+
+  it("are set by a preset, with only what was given", async () => {
+    expect((await layercast("hooks set --preset sglang --engine http://h:1")).code).toBe(0);
+    expect(asked[0]?.body).toEqual({ preset: "sglang", url: "http://h:1" });
+    const engines = "--engine http://a:1 --engine http://b:1";
+    await layercast(
+      `hooks set --preset vllm ${engines} --mode wait --keep-cache --timeout 2m --on-failure proceed --json`,
+    );
+    expect(asked[1]).toMatchObject({ method: "PUT", path: PATH });
+    expect(asked[1]?.body).toEqual({
+      preset: "vllm",
+      url: ["http://a:1", "http://b:1"],
+      mode: "wait",
+      clear_cache: false,
+      timeout_ms: 120_000,
+      on_failure: "proceed",
+    });
+  });
+
+  it("are set by a file as it is", async () => {
+    const scratch = mkdtempSync(join(tmpdir(), "layercast-hooks-"));
+    const file = join(scratch, "hooks.json");
+    writeFileSync(file, JSON.stringify({ any: ["thing"] }));
+    await layercast(`hooks set --file ${file}`);
+    expect(asked[0]?.body).toEqual({ any: ["thing"] });
+    writeFileSync(file, "{");
+    const { code, err } = await layercast(`hooks set --file ${file}`);
+    expect([code, asked.length]).toEqual([1, 1]);
+    expect(err).toContain(`invalid_request: ${file} cannot be read as JSON`);
+    rmSync(scratch, { recursive: true });
+  });
+
+  it("are cleared", async () => {
+    expect(await layercast("hooks clear")).toEqual({ code: 0, out: "fleet default has no hooks", err: "" });
+    expect((await layercast("hooks clear --json")).out).toBe("null");
+    expect(asked.map(({ method }) => method)).toEqual(["DELETE", "DELETE"]);
+  });
+
+  it.each([
+    ["hooks drop", /Allowed choices are show, set, clear/],
+    ["hooks set", /--file, or --preset with --engine/],
+    ["hooks set --preset vllm", /--file, or --preset with --engine/],
+    ["hooks set --preset tgi --engine http://a", /Allowed choices are vllm, sglang/],
+    ["hooks set --file f --mode wait", /--file says everything/],
+    ["hooks show --preset vllm", /only `hooks set`/],
+    ["hooks clear --file f", /only `hooks set`/],
+    ["hooks set --preset vllm --engine http://a --timeout 6m", /from 1ms to 300s/],
+  ])("exit with 2 on wrong usage: %s", async (args, words) => {
+    const { code, err } = await layercast(args);
+    expect(code).toBe(2);
+    expect(err).toMatch(words);
+    expect(asked).toEqual([]);
+  });
+});
+
+describe("drain", () => {
+  it("drains the replica and shows the fleet as it then is", async () => {
+    const drained = { ...FLEET, replicas: 2, drained_replicas: [{ replica: 1, state: "out" }] };
+    answers.set("POST /v1/fleets/f/replicas/1/drain", [json(drained)]);
+    const { code, out } = await layercast("drain --fleet f --replica 1");
+    expect([code, asked.length]).toEqual([0, 1]);
+    expect(out).toContain("replica 1 is drained: the others go on without it");
+    expect((await layercast("drain --fleet f --replica 1 --json")).out).toBe(JSON.stringify(drained, null, 2));
+  });
+
+  it("exits with 1 and the reason when it may not be", async () => {
+    const problem = { code: "invalid_request", detail: "replica 0 is the last that is not drained", details: {} };
+    answers.set("POST /v1/fleets/default/replicas/0/drain", [json(problem, 400)]);
+    const { code, err } = await layercast("drain --replica 0");
+    expect([code, err]).toEqual([1, "layercast: invalid_request: replica 0 is the last that is not drained"]);
+  });
+});
+
 describe("export", () => {
   let scratch: string;
   beforeEach(() => {
@@ -264,6 +365,12 @@ describe("what goes wrong", () => {
     expect(err).toContain("layercast up");
   });
 
+  it("is said in time when an orchestrator stands still", async () => {
+    answers.set("GET /v1/fleets", [() => {}]);
+    const standing = createClient(url, null, 50).fleets();
+    await expect(standing).rejects.toMatchObject({ code: "io_error", message: expect.stringMatching(/timeout/) });
+  });
+
   it("is not taken for Layercast's when another server answers", async () => {
     answers.set("GET /v1/fleets/f", [
       (response) => response.writeHead(502, { "content-type": "text/html" }).end("<p>"),
@@ -283,6 +390,8 @@ describe("what goes wrong", () => {
     ["up --port 70000", /from 0 to 65535/],
     ["reload", /unknown command/],
     ["status a b", /too many arguments/],
+    ["drain", /--replica/],
+    ["drain --replica -1", /whole number|argument missing/],
   ])("exits with 2 on wrong usage: %s", async (args, words) => {
     const { code, err } = await layercast(args);
     expect(code).toBe(2);

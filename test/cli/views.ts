@@ -81,5 +81,28 @@ export const FLEET: FleetView = {
   rollback_version: "119",
   active_reload_id: null,
   queued_reload_ids: [],
+  drained_replicas: [],
+  has_hooks: false,
+  engines: { state: "running", reload_id: null, error: null },
   ranks: [],
+};
+
+export const RANK: FleetView["ranks"][number] = {
+  replica: 0,
+  rank: 0,
+  incarnation: "incarnation-0",
+  host: "host-a",
+  pid: 100,
+  device: "cpu",
+  alive: true,
+  ready: true,
+  drained: false,
+  weight_version: "120",
+  reload_id: "reload-1",
+  epoch: 3,
+  arena_generation: 6,
+  arena_state: "live",
+  arena_path: "/run/default/replica-0/rank-0/live.safetensors",
+  control_path: "/run/default/replica-0/rank-0/control",
+  undo_weight_version: "119",
 };
