@@ -1,4 +1,5 @@
-// Two projects: `unit` needs no Redis that is shared and no build; `e2e` runs the built program as processes.
+// `unit` needs no Redis that is shared and no build; `schedules` drives the whole protocol in a world of its own; `e2e` runs the
+// built program as processes.
 
 import { defineConfig } from "vitest/config";
 
@@ -7,16 +8,21 @@ export default defineConfig({
     // Native addon, signals, and the kernel's watch over owned processes all want a process, not a thread.
     pool: "forks",
     maxWorkers: 2,
+    maxConcurrency: 2,
     projects: [
       {
         extends: true,
         test: {
           name: "unit",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/e2e/**", "test/bench/**"],
+          exclude: ["test/e2e/**", "test/bench/**", "test/schedules/schedules.test.ts"],
           testTimeout: 15_000,
           hookTimeout: 15_000,
         },
+      },
+      {
+        extends: true,
+        test: { name: "schedules", include: ["test/schedules/schedules.test.ts"] },
       },
       {
         extends: true,

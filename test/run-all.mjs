@@ -21,6 +21,7 @@ const STEPS = [
   { name: "native", run: () => nativeTests("build-test", "") },
   { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined") },
   { name: "unit", run: () => vitest("unit") },
+  { name: "schedules", run: () => vitest("schedules") },
   { name: "e2e", run: () => vitest("e2e") },
 ];
 

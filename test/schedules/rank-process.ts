@@ -1,0 +1,139 @@
+// A rank's worker in the world: the worker's own code over a memory core, taking jobs two at a time. A successor ends the one
+// that holds the arena before it begins (P9), as the lock makes sure of on a host.
+
+import { basename } from "node:path";
+import { LayercastError } from "../../orchestrator/contract/errors.js";
+import { type RankJob, type RankKey, rankKey, rankQueue } from "../../orchestrator/contract/jobs.js";
+import { openNativeWork } from "../../worker/native-work.js";
+import type { Rank } from "../../worker/rank.js";
+import { openRankArena } from "../../worker/rank-arena.js";
+import { runJob } from "../../worker/run-job.js";
+import { serve } from "../../worker/serve.js";
+import { openStagingOwner } from "../../worker/staging.js";
+import { consume } from "./consume.js";
+import { createMemoryCore, filesOf } from "./memory-core.js";
+import { SILENT } from "./silent.js";
+import { ask, FLEET, hostOf, plansOf, type Sim, storeOf } from "./sim.js";
+import type { Process } from "./world.js";
+
+export interface RankProcess {
+  key: RankKey;
+  process: Process;
+  incarnation: string;
+}
+
+const SLOTS = 2;
+const NO_REPORT = { attempts: 0, finalize_ms: 0 };
+
+/** Starts one life of a rank. `onEnd` when it has ended by itself, because it could not begin or must not go on. */
+export function startRank(
+  sim: Sim,
+  replica: number,
+  rank: number,
+  life: number,
+  beforeLiveWrite: (key: RankKey, reload: string) => void,
+): RankProcess {
+  const key = rankKey(replica, rank);
+  const incarnation = `${replica}.${rank}.${life}`;
+  const process = sim.world.spawn(`rank ${key} #${life}`);
+  sim.processes.set(incarnation, process);
+  const begin = async () => {
+    const part = await openPart(sim, process, replica, rank, incarnation, beforeLiveWrite);
+    await serve(part, {
+      every: (ms, call) => sim.world.every(process, ms, call),
+      onMessage: (heed) =>
+        ask(sim, process, () => {
+          sim.subscribers.set(process, heed);
+        }),
+      onFatal: () => sim.world.kill(process),
+    });
+    sim.world.tell(`${process.name} takes jobs`);
+    const queue = rankQueue(FLEET, key, incarnation);
+    for (let slot = 0; slot < SLOTS; slot++) {
+      consume(sim, process, queue, (job, attempt, isLast) => runJob(part, job as RankJob, attempt, isLast));
+    }
+  };
+  process.onDeath.push(() => sim.subscribers.delete(process));
+  begin().catch((error: unknown) => {
+    sim.world.tell(`${process.name} cannot begin: ${error}`);
+    sim.world.kill(process);
+  });
+  return { key, process, incarnation };
+}
+
+async function openPart(
+  sim: Sim,
+  process: Process,
+  replica: number,
+  rank: number,
+  incarnation: string,
+  beforeLiveWrite: (key: RankKey, reload: string) => void,
+): Promise<Rank> {
+  const key = rankKey(replica, rank);
+  const disk = hostOf(sim, key);
+  const core = createMemoryCore({
+    disk,
+    piece() {
+      const slowMs = sim.faults && sim.random.chance(0.1) ? sim.random.between(0, 300) : 0;
+      const effect = () => {
+        sim.bytesChanged = true; // by what follows
+      };
+      return sim.world.event(process, effect, { notBefore: sim.world.now + slowMs });
+    },
+    beforeLiveWrite(path) {
+      // Another arena is being filled: nobody sees it yet.
+      if (basename(path) !== "live.safetensors") return;
+      beforeLiveWrite(key, disk.pages.get("control")?.reload ?? "");
+    },
+    bad: sim.badSources,
+    gone: sim.goneSources,
+  });
+  const plans = plansOf(sim, process);
+  const arena = await openRankArena({
+    core,
+    directory: "",
+    poison: true,
+    files: filesOf(disk),
+    findLayout: plans.layout,
+  });
+  if (disk.arenas.has("live.safetensors") && arena.standing() === null) sim.strangers.add(key);
+  const work = openNativeWork(core, () => sim.world.kill(process));
+  const look = () =>
+    sim.world.event(process, () => {
+      // The memory core looks at the files as it reads them.
+    });
+  return {
+    fleet: FLEET,
+    key,
+    replica,
+    rank,
+    replicas: sim.options.replicas,
+    tensorParallelSize: sim.options.tensorParallelSize,
+    incarnation,
+    host: `host ${key}`,
+    device: "cpu",
+    core,
+    store: storeOf(sim, process),
+    plans,
+    sources: { verify: (files) => verify(sim, process, files), requireUntouched: look },
+    arena,
+    staging: openStagingOwner({ core, arena, work, rank }),
+    log: SILENT,
+    swapping: Promise.resolve(),
+    catchingUp: null,
+    report: () => ({
+      progress: NO_REPORT as never,
+      attempted: () => {},
+      layerDone: () => {},
+      phase: () => {},
+      retry: () => {},
+    }),
+  };
+}
+
+function verify(sim: Sim, process: Process, files: readonly { path: string }[]): Promise<void> {
+  return sim.world.event(process, () => {
+    const lost = files.find(({ path }) => sim.goneSources.has(Number(path)));
+    if (lost !== undefined) throw new LayercastError("source_not_found", `checkpoint ${lost.path} is gone`);
+  });
+}
