@@ -1,7 +1,8 @@
 // A whole Layercast for a test: real Redis, orchestrator and workers as processes in a directory of their own, poisoned
 // staging, named faults, and what a rank holds read back through `layercast export`.
 
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -11,6 +12,7 @@ import { type Golden, readTensorDigests } from "../../orchestrator/cli/compare-t
 import type { Client } from "../../orchestrator/cli/http-client.js";
 import { type LocalFleet, startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
 import { runCli } from "../../orchestrator/cli/program.js";
+import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { ReloadStateName, ReloadView } from "../../orchestrator/contract/reload.js";
 import { TERMINAL_STATES } from "../../orchestrator/contract/reload.js";
 
@@ -24,8 +26,17 @@ export function checkpoint(model: string, version = "v1"): string {
 export interface Cluster {
   fleet: string;
   tp: number;
+  replicas: number;
+  /** Of its processes. */
+  env: NodeJS.ProcessEnv;
+  /** Of the private Redis. */
+  redisUrl: string;
   client: Client;
+  /** Of the process that runs now as "orchestrator" or "worker P/R". */
+  pidOf(name: string): number;
   directory: string;
+  /** The run directory of its processes. */
+  runDir: string;
   /** Sources of the tests' own making go here. */
   sources: string;
   lines: string[];
@@ -37,8 +48,11 @@ export interface Cluster {
   ended(id: string): Promise<ReloadView>;
   /** Waits for a state, or any later one. */
   reached(id: string, state: ReloadStateName): Promise<ReloadView>;
+  /** Waits until the promise is kept, with a deadline like all waits. */
+  until<Result>(what: string, attempt: () => Promise<Result | null>): Promise<Result>;
   /** What a rank holds, read from `layercast export`. */
   export(rank: number, replica?: number): Promise<Golden>;
+  /** Of every rank of every replica. */
   exportAll(): Promise<Golden[]>;
   /** The command line, in this process. */
   cli(...args: string[]): Promise<{ code: number; out: string; err: string }>;
@@ -50,8 +64,9 @@ export interface Cluster {
 }
 
 export interface Fault {
-  hit(): Promise<void>;
-  /** Ends a `wait`. */
+  /** Waits until a process has reached the point; its id. */
+  hit(): Promise<number>;
+  /** Ends a `wait`, or takes the fault away if nobody has reached it. */
   release(): void;
 }
 
@@ -63,30 +78,42 @@ export interface SubmitBody {
 const DEADLINE_MS = 30_000;
 const POLL_MS = 10;
 
-export async function startCluster(options: { tp: number; replicas?: number; fleet?: string }): Promise<Cluster> {
+export interface ClusterOptions {
+  tp: number;
+  replicas?: number;
+  fleet?: string;
+  /** Where the arenas, Redis and all else of a run lie; default: in the cluster's directory. */
+  runDir?: string;
+  env?: NodeJS.ProcessEnv;
+}
+
+export async function startCluster(options: ClusterOptions): Promise<Cluster> {
   const { tp, replicas = 1, fleet = "default" } = options;
   const directory = mkdtempSync(join(tmpdir(), "layercast-e2e-"));
   const faults = join(directory, "faults");
   const sources = join(directory, "sources");
   for (const path of [faults, sources]) mkdirSync(path);
   const lines: string[] = [];
+  const env = {
+    ...process.env,
+    LAYERCAST_FAULTS: faults,
+    LAYERCAST_POISON: "1",
+    LAYERCAST_THREADS: "2",
+    LAYERCAST_LOG_LEVEL: "info",
+    ...options.env,
+  };
   const local = await startLocalFleet({
     fleet,
     replicas,
     tp,
     device: "cpu",
     port: 0,
-    runDir: join(directory, "run"),
+    runDir: options.runDir ?? join(directory, "run"),
     sourceRoots: [CHECKPOINTS, sources],
     redisUrl: null,
     token: null,
-    env: {
-      ...process.env,
-      LAYERCAST_FAULTS: faults,
-      LAYERCAST_POISON: "1",
-      LAYERCAST_THREADS: "2",
-      LAYERCAST_LOG_LEVEL: "info",
-    },
+    env,
+    healthyAfterMs: 0, // tests kill more often than life does
     watcher: {
       line: (source, text) => void lines.push(`${source}: ${text}`),
       note: (source, words) => void lines.push(`${source}: ${words}`),
@@ -94,7 +121,7 @@ export async function startCluster(options: { tp: number; replicas?: number; fle
     },
   });
   await readyOrExplain(local, lines);
-  return clusterOf({ local, fleet, tp, directory, faults, sources, lines });
+  return clusterOf({ local, fleet, tp, replicas, env, directory, faults, sources, lines });
 }
 
 async function readyOrExplain(local: LocalFleet, lines: string[]): Promise<void> {
@@ -108,25 +135,40 @@ interface Parts {
   local: LocalFleet;
   fleet: string;
   tp: number;
+  replicas: number;
+  env: NodeJS.ProcessEnv;
   directory: string;
   faults: string;
   sources: string;
   lines: string[];
 }
 
-function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Parts): Cluster {
+function clusterOf({ local, fleet, tp, replicas, env, directory, faults, sources, lines }: Parts): Cluster {
   const { client } = local;
   let exports = 0;
 
-  const submit = ({ source, ...body }: SubmitBody) =>
-    client.submit({ fleet, source: { kind: "safetensors", uri: source }, ...body });
+  // As a trainer should: an answer may be lost with the orchestrator that was to give it, so the same submission is made again.
+  const submit = ({ source, ...body }: SubmitBody) => {
+    const draft = {
+      fleet,
+      submission_id: randomUUID(),
+      source: { kind: "safetensors" as const, uri: source },
+      ...body,
+    };
+    return until(
+      () => "the submission to be answered",
+      lines,
+      () => client.submit(draft).catch(whileUnreachable),
+    );
+  };
   const ended = (id: string) => {
     let last = "";
     return until(
       () => `reload ${id} to end (${last})`,
       lines,
       async () => {
-        const reload = await client.reload(id);
+        const reload = await client.reload(id).catch(whileUnreachable);
+        if (reload === null) return null;
         if (TERMINAL_STATES.includes(reload.state)) return reload;
         last = `${reload.state}, ${reload.pending_reason}`;
         return null;
@@ -162,8 +204,13 @@ function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Part
   return {
     fleet,
     tp,
+    replicas,
+    env,
+    redisUrl: `unix:${join(local.runDir, "redis", "redis.sock")}`,
     client,
+    pidOf: (name) => local.pids.get(name) ?? 0,
     directory,
+    runDir: local.runDir,
     sources,
     lines,
     submit,
@@ -176,20 +223,24 @@ function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Part
         () => `reload ${id} to be ${state}`,
         lines,
         async () => {
-          const reload = await client.reload(id);
+          const reload = await client.reload(id).catch(whileUnreachable);
+          if (reload === null) return null;
           const passed = TERMINAL_STATES.includes(reload.state) || ORDER.indexOf(reload.state) >= ORDER.indexOf(state);
           return passed ? reload : null;
         },
       ),
     export: exportRank,
-    exportAll: () => Promise.all(Array.from({ length: tp }, (_, rank) => exportRank(rank))),
+    exportAll: () =>
+      Promise.all(Array.from({ length: replicas * tp }, (_, at) => exportRank(at % tp, Math.floor(at / tp)))),
+    until: (what, attempt) => until(() => what, lines, attempt),
     fleetWhere: async (matches) => {
       await until(
         () => "the fleet to be as expected",
         lines,
         async () => {
-          const view = await client.fleet(fleet);
-          return matches(view) ? view : null;
+          // A Redis that has lost its file knows no fleet until a rank registers again.
+          const view = await client.fleet(fleet).catch((error) => (isUnknown(error) ? null : whileUnreachable(error)));
+          return view !== null && matches(view) ? view : null;
         },
       );
     },
@@ -207,20 +258,33 @@ function clusterOf({ local, fleet, tp, directory, faults, sources, lines }: Part
   };
 }
 
+/** null while no orchestrator, or no Redis behind it, answers. */
+function whileUnreachable(error: unknown): null {
+  if (error instanceof LayercastError && UNREACHABLE.includes(error.code)) return null;
+  throw error;
+}
+
+function isUnknown(error: unknown): boolean {
+  return error instanceof LayercastError && error.code === "not_found";
+}
+
+const UNREACHABLE = ["io_error", "redis_unavailable"];
+
 const ORDER: readonly ReloadStateName[] = ["queued", "planning", "loading", "finalizing", "committing", "committed"];
 
 function placeFault(directory: string, name: string, lines: string[]): Fault {
   writeFileSync(join(directory, name), "");
   const hitPath = join(directory, `${name}.hit`);
   return {
-    async hit() {
-      await until(
+    hit: () =>
+      until(
         () => `fault ${name} to be hit`,
         lines,
-        async () => existsSync(hitPath) || null,
-      );
+        async () => (existsSync(hitPath) && Number(readFileSync(hitPath, "utf8"))) || null,
+      ),
+    release() {
+      for (const path of [join(directory, name), hitPath]) rmSync(path, { force: true });
     },
-    release: () => rmSync(hitPath, { force: true }),
   };
 }
 
@@ -245,4 +309,14 @@ export async function until<Result>(
 export function clearFaults(cluster: Cluster): void {
   const directory = join(cluster.directory, "faults");
   for (const name of readdirSync(directory)) rmSync(join(directory, name), { force: true });
+}
+
+/** A process that has ended counts as gone even while its parent has not looked. */
+export function isAlive(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return !["Z", "X"].includes(stat.charAt(stat.lastIndexOf(")") + 2));
+  } catch {
+    return false;
+  }
 }
