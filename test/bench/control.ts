@@ -1,12 +1,10 @@
 // What the control path costs: a model so small that its bytes take no time, from the submit to the answer that says
 // committed, by turns from the one checkpoint to the other.
 
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { compareTensors, type Golden } from "../../orchestrator/cli/compare-tensors.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
-import { type Case, type Check, check, type Row } from "./case.js";
-import { allCommitted, type BenchFleet, exportDigests, FIXTURES, startBenchFleet, type TimedReload } from "./fleet.js";
+import type { Case, Check, Row } from "./case.js";
+import { allCommitted, checkGoldens, FIXTURES, startBenchFleet, type TimedReload } from "./fleet.js";
 import { median, quantile } from "./statistics.js";
 
 const RANKS = 2;
@@ -35,7 +33,10 @@ export const control: Case = {
       for (let turn = 0; turn < WARM_UP; turn++) await submit(turn);
       const timed: TimedReload[] = [];
       for (let turn = 0; turn < (reloads ?? RELOADS); turn++) timed.push(await submit(turn));
-      return rowsOf(timed, [allCommitted(timed), await checkBytes(fleet, versionOf(timed.length - 1))]);
+      return rowsOf(timed, [
+        allCommitted(timed),
+        await checkGoldens(fleet, { model: MODEL, version: versionOf(timed.length - 1), scheme: SCHEME, ranks: RANKS }),
+      ]);
     } finally {
       await fleet.stop();
     }
@@ -44,17 +45,6 @@ export const control: Case = {
 
 function versionOf(turn: number): string {
   return turn % 2 === 0 ? "v1" : "v2";
-}
-
-async function checkBytes(fleet: BenchFleet, version: string): Promise<Check> {
-  const path = join(FIXTURES, "goldens", `${MODEL}-${version}.json`);
-  const goldens = JSON.parse(await readFile(path, "utf8")) as Record<string, Golden>;
-  const wrong = (await exportDigests(fleet, RANKS)).flatMap((found, rank) =>
-    compareTensors(found, goldens[`tp${RANKS}/rank${rank}/${SCHEME}`] ?? {}).differences.map(
-      (line) => `rank ${rank}: ${line}`,
-    ),
-  );
-  return check("exports equal the goldens", wrong);
 }
 
 const PHASES = ["queued", "plan", "load", "finalize", "commit"] as const satisfies (keyof ReloadView["timing_ms"])[];

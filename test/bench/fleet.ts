@@ -1,10 +1,10 @@
 // A Layercast of the built program for one case: processes as `layercast up` starts them, a client that submits and waits
 // for the end by one long poll, and each rank's export.
 
-import { rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
+import { compareTensors, type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
 import type { Client, SubmitDraft } from "../../orchestrator/cli/http-client.js";
 import { startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
 import { type ReloadView, TERMINAL_STATES } from "../../orchestrator/contract/reload.js";
@@ -99,6 +99,21 @@ async function whenEnded(url: string, id: string): Promise<ReloadView> {
 
 export function exportDigests(fleet: BenchFleet, ranks: number): Promise<Golden[]> {
   return Promise.all(Array.from({ length: ranks }, (_, rank) => fleet.withExport(rank, readTensorDigests)));
+}
+
+/** What the ranks hold, tensor by tensor, against digests that are known. */
+export async function checkGoldens(
+  fleet: BenchFleet,
+  { model, version, scheme, ranks }: { model: string; version: string; scheme: string; ranks: number },
+): Promise<Check> {
+  const path = join(FIXTURES, "goldens", `${model}-${version}.json`);
+  const goldens = JSON.parse(await readFile(path, "utf8")) as Record<string, Golden>;
+  const wrong = (await exportDigests(fleet, ranks)).flatMap((found, rank) =>
+    compareTensors(found, goldens[`tp${ranks}/rank${rank}/${scheme}`] ?? {}).differences.map(
+      (line) => `rank ${rank}: ${line}`,
+    ),
+  );
+  return check("exports equal the goldens", wrong);
 }
 
 export function allCommitted(timed: readonly TimedReload[]): Check {

@@ -7,11 +7,13 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { Case, Row } from "./case.js";
 import { control } from "./control.js";
+import { heal } from "./heal.js";
 import { load } from "./load.js";
 import { describeMachine, machineLine, tableOf } from "./print.js";
 import { queue } from "./queue.js";
+import { stop } from "./stop.js";
 
-const CASES: readonly Case[] = [control, queue, load];
+const CASES: readonly Case[] = [control, stop, heal, queue, load];
 
 const USAGE = `npm run bench -- [--json FILE] [--only ${CASES.map(({ name }) => name).join(",")}] [--reloads N]`;
 
