@@ -1,7 +1,9 @@
 // P13 and what hangs on it: Redis comes back, whole or without what it knew, and the fleet goes on from what its ranks show.
 
 import { describe, expect, it } from "vitest";
+import { nextStep } from "../../orchestrator/reloads/protocol/advance.js";
 import { register } from "../../orchestrator/reloads/protocol/rank-transitions.js";
+import { markEnqueued } from "../../orchestrator/reloads/protocol/reload-transitions.js";
 import type { FleetState, LiveArena } from "../../orchestrator/reloads/protocol/state.js";
 import { newFleet } from "../../orchestrator/reloads/protocol/state.js";
 import { type TestFleet, testFleet } from "./fleet.js";
@@ -42,6 +44,21 @@ describe("Redis in another life", () => {
     expect(fleet.state).toMatchObject({ routable: false, notRoutableReason: expect.stringContaining("0/1") });
     fleet.join(1, "1.1", live("a", 1));
     expect(fleet.state.routable).toBe(true);
+  });
+
+  it("a token does not outlive the Redis it was given to: its rank is sent its jobs again, and says anew what it has", () => {
+    const fleet = testFleet();
+    fleet.commit("a");
+    fleet.submit("b");
+    fleet.load();
+    const { id, epoch } = fleet.active();
+    fleet.apply((draft) => markEnqueued(draft, id, epoch ?? 0, { "0/0": "0.1", "0/1": "1.1" }));
+    for (const rank of [0, 1]) fleet.prepare(rank);
+    fleet.redisRunId = "second";
+    for (const rank of [0, 1]) fleet.join(rank, `${rank}.1`, live("a", 1));
+    expect(() => fleet.decide()).toThrow(expect.objectContaining({ code: "not_prepared" }));
+    expect(nextStep(fleet.state)).toMatchObject({ kind: "enqueue", ranks: ["0/0", "0/1"] });
+    for (const rank of [0, 1]) fleet.prepare(rank);
     fleet.decide();
     expect(fleet.active()).toMatchObject({ id: "b", state: "committing" });
   });

@@ -4,7 +4,7 @@ import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import { activeReload } from "../../orchestrator/reloads/protocol/state.js";
 import type { Crew } from "./crew.js";
 import { lose } from "./memory-queue.js";
-import { drainReplica } from "./requests.js";
+import { cancelReload, drainReplica } from "./requests.js";
 import { forgetsLast, restartRedis, type Sim } from "./sim.js";
 import type { Process } from "./world.js";
 
@@ -41,9 +41,13 @@ export function strikeOnWrites(sim: Sim, crew: Crew, user: FleetStore, nemesis: 
     const nowStopped = `${state.engineStop?.reload} ${state.engineStop?.phase}`;
     const delayed = { notBefore: world.now + random.between(0, 60) };
     if (nowSteps !== steps && random.chance(0.06)) void world.event(nemesis, () => strike(sim, crew), delayed);
-    // Where it forgets, what it forgets matters most while a reload is at work.
-    const forgets = forgetsLast(sim) && random.chance(0.05);
+    // Where it forgets, what it forgets matters most while a reload is at work, and that one was given up.
+    const isGivenUp = !nowSteps.startsWith(steps.split(" ")[0] ?? "") && !steps.endsWith("committing");
+    const forgets = forgetsLast(sim) && random.chance(isGivenUp ? 0.2 : 0.05);
     if (nowSteps !== steps && forgets) void world.event(nemesis, () => sim.faults && restartRedis(sim), delayed);
+    if (nowSteps !== steps && record?.state === "finalizing" && random.chance(0.1)) {
+      cancelReload(sim, user, record.id).catch(() => {});
+    }
     if (nowStopped !== stopped && sim.options.replicas > 1 && random.chance(0.3)) {
       drainReplica(sim, user, random.between(0, 1)).catch(() => {});
     }

@@ -264,6 +264,7 @@ export const RULES: readonly Rule[] = [
     "if (rank === undefined || rank.redisRunId !== context.redisRunId) return false;",
     "if (rank === undefined) return false;",
   ),
+  rule("P13", "a token counts in the life of Redis that it was handed in", RANKS, "  delete active.tokens[key];\n", ""),
   rule(
     "P13",
     "a rank does not write in place again what it shows live, though Redis has forgotten it",

@@ -28,10 +28,22 @@ export function register(state: FleetState, registration: Registration, context:
   const before = state.ranks[rank.key];
   const isNew = before?.incarnation !== rank.incarnation;
   if (before !== undefined && isNew) retire(state, before);
+  if (before !== undefined && before.redisRunId !== context.redisRunId) askAgain(state, rank.key);
   if (isNew && state.drained[rank.replica] === "out") state.drained[rank.replica] = "joining";
   state.ranks[rank.key] = { ...rank, redisRunId: context.redisRunId };
   if (rank.live.held !== null) recognize(state, rank.live, rank.live.held, context.now);
   state.epoch = Math.max(state.epoch, highestEpoch);
+}
+
+/**
+ * Redis came back: the rank may have heard of an end that is forgotten now, and have given up what its token speaks for. It is
+ * sent its jobs once more, and says again what it has prepared.
+ */
+function askAgain(state: FleetState, key: RankKey): void {
+  const active = activeReload(state);
+  if (active === null || active.state === "committing") return;
+  delete active.tokens[key];
+  delete active.enqueued[key];
 }
 
 /** An epoch in a control page was decided, even if Redis has forgotten it (P13). */
