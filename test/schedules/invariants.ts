@@ -154,7 +154,10 @@ export function checkQuiet(sim: Sim): void {
   const keys = expectedRanks(state);
   const held = new Set(keys.map((key) => sim.hosts.get(key)?.pages.get("control")?.reload));
   const [reload = ""] = held;
-  const isGood = held.size === 1 && sim.reloads.get(reload)?.record?.state === "committed";
+  // A replica that was drained later may be the only one that has what was committed last.
+  const newest = Math.max(...[...sim.hosts.values()].map(({ pages }) => pages.get("control")?.epoch ?? 0));
+  const isNewest = keys.every((key) => sim.hosts.get(key)?.pages.get("control")?.epoch === newest);
+  const isGood = held.size === 1 && isNewest && sim.reloads.get(reload)?.record?.state === "committed";
   const isKnown = keys.every((key) => !sim.strangers.has(key) && holds(sim, key) !== null);
   const why = whyNotRoutable(state, contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now));
   if (isGood && isKnown && why !== null) {
