@@ -1,72 +1,58 @@
 #include "digest.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-
-#include "cpu/vector_code.h"
 
 namespace layercast {
 namespace {
 
-constexpr uint64_t kBlockBytes = 256;
-constexpr uint64_t kBlockWords = kBlockBytes / 4;
+/// A range of bytes, cut where blocks begin: the end of one, whole ones, the beginning of one.
+struct Cut {
+  uint64_t head_block;
+  uint64_t head_begin;  // in its block
+  uint64_t head;
+  uint64_t first_block;
+  uint64_t blocks;
+  uint64_t tail;
+};
 
-constexpr std::array<uint64_t, kBlockWords> word_factors() {
-  std::array<uint64_t, kBlockWords> factors{};
-  for (uint64_t j = 0; j < kBlockWords; j++) factors[j] = digest_mix(j + 1) | 1;
-  return factors;
+Cut cut(uint64_t offset, uint64_t bytes) {
+  const uint64_t begin = offset % kDigestBlockBytes;
+  const uint64_t head = begin == 0 ? 0 : std::min(bytes, kDigestBlockBytes - begin);
+  const uint64_t blocks = (bytes - head) / kDigestBlockBytes;
+  const uint64_t tail = bytes - head - blocks * kDigestBlockBytes;
+  return {offset / kDigestBlockBytes, begin, head, (offset + head) / kDigestBlockBytes, blocks, tail};
 }
 
-constexpr auto kWordFactors = word_factors();
-
-uint64_t block_factor(uint64_t block) { return digest_mix(~block) | 1; }
-
-uint32_t load_word(const uint8_t* at) {
-  uint32_t word;
-  std::memcpy(&word, at, sizeof word);
-  return word;
+/// `bytes` bytes that begin `begin` bytes into a block; the block's others count as zeros.
+uint64_t part_of_block(const uint8_t* at, uint64_t block, uint64_t begin, uint64_t bytes, const VectorCode& code) {
+  uint8_t whole[kDigestBlockBytes] = {};
+  std::memcpy(whole + begin, at, bytes);
+  return code.digest_blocks(whole, block, 1);
 }
 
-LAYERCAST_VECTOR_CODE uint64_t whole_blocks(const uint8_t* at, uint64_t first_block, uint64_t blocks) {
+/// What of the cut is not whole blocks.
+uint64_t parts_of_blocks(const uint8_t* at, uint64_t bytes, const Cut& cut, const VectorCode& code) {
   uint64_t sum = 0;
-  for (uint64_t i = 0; i < blocks; i++) {
-    uint64_t words = 0;
-    for (uint64_t j = 0; j < kBlockWords; j++) words += kWordFactors[j] * load_word(at + i * kBlockBytes + 4 * j);
-    sum += block_factor(first_block + i) * words;
-  }
-  return sum;
-}
-
-/// `bytes` bytes that begin `begin` bytes into a block.
-uint64_t part_of_block(const uint8_t* at, uint64_t begin, uint64_t bytes) {
-  uint64_t sum = 0;
-  uint64_t i = 0;
-  while (i < bytes) {
-    const uint64_t position = begin + i;
-    if (position % 4 == 0 && bytes - i >= 4) {
-      sum += kWordFactors[position / 4] * load_word(at + i);
-      i += 4;
-    } else {
-      sum += kWordFactors[position / 4] * (static_cast<uint64_t>(at[i]) << (8 * (position % 4)));
-      i += 1;
-    }
-  }
+  if (cut.head > 0) sum += part_of_block(at, cut.head_block, cut.head_begin, cut.head, code);
+  if (cut.tail > 0) sum += part_of_block(at + bytes - cut.tail, cut.first_block + cut.blocks, 0, cut.tail, code);
   return sum;
 }
 
 }  // namespace
 
-uint64_t digest_bytes(const uint8_t* at, uint64_t offset, uint64_t bytes) {
-  const uint64_t begin = offset % kBlockBytes;
-  const uint64_t head = begin == 0 ? 0 : std::min(bytes, kBlockBytes - begin);
-  const uint64_t blocks = (bytes - head) / kBlockBytes;
-  const uint64_t tail = bytes - head - blocks * kBlockBytes;
-  const uint64_t first_block = (offset + head) / kBlockBytes;
-  uint64_t sum = whole_blocks(at + head, first_block, blocks);
-  if (head > 0) sum += block_factor(offset / kBlockBytes) * part_of_block(at, begin, head);
-  if (tail > 0) sum += block_factor(first_block + blocks) * part_of_block(at + bytes - tail, 0, tail);
-  return sum;
+uint64_t digest_bytes(const uint8_t* at, uint64_t offset, uint64_t bytes, const VectorCode& code) {
+  const Cut range = cut(offset, bytes);
+  return code.digest_blocks(at + range.head, range.first_block, range.blocks) + parts_of_blocks(at, bytes, range, code);
+}
+
+uint64_t copy_digested(const uint8_t* from, uint64_t bytes, uint8_t* base, uint64_t offset, const VectorCode& code) {
+  const Cut range = cut(offset, bytes);
+  uint8_t* to = base + offset;
+  std::memcpy(to, from, range.head);
+  std::memcpy(to + bytes - range.tail, from + bytes - range.tail, range.tail);
+  return code.copy_blocks(from + range.head, range.first_block, range.blocks, to + range.head) +
+         parts_of_blocks(from, bytes, range, code);
 }
 
 }  // namespace layercast

@@ -6,17 +6,31 @@
 
 #include <cstdint>
 
+#include "cpu/vector_code.h"
+
 namespace layercast {
 
+inline constexpr uint64_t kDigestBlockBytes = 256;
+inline constexpr uint64_t kDigestBlockWords = kDigestBlockBytes / 4;
+
+// Static, so that a file that is compiled for wider vectors keeps its own copies to itself.
+
 /// The finalizer of splitmix64.
-constexpr uint64_t digest_mix(uint64_t x) {
+static constexpr uint64_t digest_mix(uint64_t x) {
   x += 0x9E3779B97F4A7C15u;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
   return x ^ (x >> 31);
 }
 
+static constexpr uint64_t digest_word_factor(uint64_t word) { return digest_mix(word + 1) | 1; }
+static constexpr uint64_t digest_block_factor(uint64_t block) { return digest_mix(~block) | 1; }
+
 /// The digest of `bytes` bytes that lie at `offset` of the arena.
-uint64_t digest_bytes(const uint8_t* at, uint64_t offset, uint64_t bytes);
+uint64_t digest_bytes(const uint8_t* at, uint64_t offset, uint64_t bytes,
+                      const VectorCode& code = portable_vector_code());
+
+/// Copies bytes to `offset` of the arena that begins at `base`; returns their digest.
+uint64_t copy_digested(const uint8_t* from, uint64_t bytes, uint8_t* base, uint64_t offset, const VectorCode& code);
 
 }  // namespace layercast

@@ -2,6 +2,7 @@
 #include "../backend.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "../digest.h"
+#include "../error.h"
 #include "run.h"
 
 namespace layercast {
@@ -23,7 +25,7 @@ Status fail(Status status, const std::string& sentence) {
   return status;
 }
 
-/// Runs the body; a failed allocation becomes a status.
+/// Runs the body; what it throws becomes a status.
 template <class Body>
 Status guard(const Body& body) {
   try {
@@ -31,27 +33,47 @@ Status guard(const Body& body) {
     return Status::ok;
   } catch (const std::bad_alloc&) {
     return fail(Status::out_of_memory, "there is no memory for a lane's scratch");
+  } catch (const NativeError& error) {
+    return fail(Status::failed, error.what());
   }
 }
 
+Status device_count(uint32_t* count) {
+  *count = 1;
+  return Status::ok;
+}
+
 Status open_device(int, uint32_t lanes, Device** device) {
-  return guard([&] { *device = new Device{std::vector<Lane>(lanes)}; });
+  return guard([&] { *device = new Device{std::vector<Lane>(lanes), &chosen_vector_code()}; });
 }
 
 void close_device(Device* device) { delete device; }
 
 const char* last_error() { return last_sentence.c_str(); }
 
+Status describe(Device*, DeviceFacts* facts) {
+  *facts = {};
+  std::strncpy(facts->name, "CPU", sizeof facts->name - 1);
+  const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  facts->total_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * page_bytes;
+  facts->free_bytes = static_cast<uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * page_bytes;
+  return Status::ok;
+}
+
+Status hold(int, uint64_t, uint8_t*) { return fail(Status::failed, "the CPU's arenas are files: nobody holds them"); }
+
 Status open_half(Device*, const HalfSpec* spec, uint8_t** base) {
-  const int flags = spec->fd == -1 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-  void* mapped = mmap(nullptr, spec->bytes, PROT_READ | PROT_WRITE, flags, spec->fd,
-                      spec->fd == -1 ? 0 : static_cast<off_t>(spec->file_offset));
+  if (spec->kind == HalfKind::held) return fail(Status::failed, "the CPU cannot open memory that another process holds");
+  const bool is_file = spec->kind == HalfKind::file;
+  const int flags = is_file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* mapped = mmap(nullptr, spec->bytes, PROT_READ | PROT_WRITE, flags, is_file ? spec->fd : -1,
+                      is_file ? static_cast<off_t>(spec->file_offset) : 0);
   if (mapped == MAP_FAILED) {
     const int error_number = errno;
     return fail(error_number == ENOMEM ? Status::out_of_memory : Status::failed,
                 "mapping " + std::to_string(spec->bytes) + " bytes failed: " + std::strerror(error_number));
   }
-  if (spec->fd == -1) madvise(mapped, spec->bytes, MADV_HUGEPAGE);  // only a wish
+  if (!is_file) madvise(mapped, spec->bytes, MADV_HUGEPAGE);  // only a wish
   *base = static_cast<uint8_t*>(mapped);
   return Status::ok;
 }
@@ -102,7 +124,8 @@ void put_by_scheme(TileWork& work) {
 template <class Work>
 Status on_tile(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host, const Work& do_work) {
   return guard([&] {
-    TileWork work{*run, run->ops[tile->op], run->states[tile->op], *tile, run->device.lanes[lane], host};
+    TileWork work{*run, run->ops[tile->op], run->states[tile->op], *tile, run->device.lanes[lane], host,
+                  *run->device.vectors};
     do_work(work);
     add_totals(*run, work.totals);
   });
@@ -138,8 +161,8 @@ Status exchange(Device*, uint32_t, uint8_t* a, uint8_t* b, uint64_t bytes) {
   return Status::ok;
 }
 
-Status digest(Device*, uint32_t, const uint8_t* base, uint64_t offset, uint64_t bytes, uint64_t* sum) {
-  *sum = digest_bytes(base + offset, offset, bytes);
+Status digest(Device* device, uint32_t, const uint8_t* base, uint64_t offset, uint64_t bytes, uint64_t* sum) {
+  *sum = digest_bytes(base + offset, offset, bytes, *device->vectors);
   return Status::ok;
 }
 
@@ -151,14 +174,24 @@ Status read_back(Device*, uint32_t, const uint8_t* from, uint64_t bytes, uint8_t
 constexpr Backend kCpuBackend = {
     .abi = kBackendAbi,
     .kind = "cpu",
+    .tile_bytes = 512 << 10,
+    .band_bytes = 2 << 20,
+    .many_bands = false,
+    .part_bytes = 1 << 20,
+    .device_count = device_count,
     .open = open_device,
     .close = close_device,
     .last_error = last_error,
+    .describe = describe,
+    .hold = hold,
     .open_half = open_half,
     .close_half = close_half,
     .fill = fill,
+    .pin = nullptr,
+    .unpin = nullptr,
     .begin_run = begin_run,
     .buffer = buffer,
+    .fetch = nullptr,
     .measure = measure,
     .put = put,
     .finish = finish,

@@ -1,10 +1,16 @@
-// The element conversions, one value at a time: F32 <-> BF16 and F16 to nearest even, F32 -> E4M3 ("fn": largest 448,
-// no infinity). No branches, integers where rounding happens, so that loops over them become vector code that gives the
-// same bits on every machine. A NaN keeps its sign and becomes quiet.
+// The numbers, one value at a time, for the CPU and for GPU kernels: F32 <-> BF16 and F16 to nearest even, F32 -> E4M3
+// ("fn": largest 448, no infinity), and the recipes' scales. No branches, integers where rounding happens, so that
+// loops over them become vector code that gives the same bits on every machine. A NaN keeps its sign and becomes quiet.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+
+#ifdef __CUDACC__
+#define LAYERCAST_HOST_DEVICE __host__ __device__
+#else
+#define LAYERCAST_HOST_DEVICE
+#endif
 
 namespace layercast {
 
@@ -12,20 +18,22 @@ inline constexpr uint32_t kAbsMask = 0x7FFFFFFFu;
 inline constexpr uint32_t kInfinityBits = 0x7F800000u;
 inline constexpr uint32_t kLargestFiniteBits = 0x7F7FFFFFu;
 
-inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
-inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
-inline uint32_t abs_bits(float value) { return bits_of(value) & kAbsMask; }
+LAYERCAST_HOST_DEVICE inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
+LAYERCAST_HOST_DEVICE inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
+LAYERCAST_HOST_DEVICE inline uint32_t abs_bits(float value) { return bits_of(value) & kAbsMask; }
 
-inline float float_from_bf16(uint16_t value) { return float_of(static_cast<uint32_t>(value) << 16); }
+LAYERCAST_HOST_DEVICE inline float float_from_bf16(uint16_t value) {
+  return float_of(static_cast<uint32_t>(value) << 16);
+}
 
-inline uint16_t bf16_from_float(float value) {
+LAYERCAST_HOST_DEVICE inline uint16_t bf16_from_float(float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1)) >> 16;
   const uint32_t quiet_nan = ((bits >> 16) & 0x8000u) | 0x7FC0u;
   return static_cast<uint16_t>((bits & kAbsMask) > kInfinityBits ? quiet_nan : rounded);
 }
 
-inline float float_from_f16(uint16_t value) {
+LAYERCAST_HOST_DEVICE inline float float_from_f16(uint16_t value) {
   const uint32_t magnitude = static_cast<uint32_t>(value & 0x7FFFu) << 13;
   const uint32_t sign = static_cast<uint32_t>(value & 0x8000u) << 16;
   const uint32_t normal = magnitude + (112u << 23);
@@ -36,7 +44,7 @@ inline float float_from_f16(uint16_t value) {
   return float_of(sign | (magnitude >= (31u << 23) ? special : finite));
 }
 
-inline uint16_t f16_from_float(float value) {
+LAYERCAST_HOST_DEVICE inline uint16_t f16_from_float(float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t magnitude = bits & kAbsMask;
   const uint32_t sign = (bits >> 16) & 0x8000u;
@@ -51,7 +59,7 @@ inline uint16_t f16_from_float(float value) {
 
 /// Rounds `scaled` to E4M3, saturating. Sign and NaN come from the bits of the value before scaling, because what a
 /// division makes of a NaN differs from machine to machine.
-inline uint8_t e4m3_from_scaled(float scaled, uint32_t value_bits) {
+LAYERCAST_HOST_DEVICE inline uint8_t e4m3_from_scaled(float scaled, uint32_t value_bits) {
   const uint32_t largest = bits_of(448.0f);
   const uint32_t magnitude = abs_bits(scaled) < largest ? abs_bits(scaled) : largest;
   const uint32_t normal = ((magnitude + 0x7FFFFu + ((magnitude >> 20) & 1)) >> 20) - (120u << 3);
@@ -60,6 +68,37 @@ inline uint8_t e4m3_from_scaled(float scaled, uint32_t value_bits) {
   const uint32_t finite = magnitude < (121u << 23) ? subnormal : normal;
   const uint32_t code = (value_bits & kAbsMask) > kInfinityBits ? 0x7Fu : finite;
   return static_cast<uint8_t>(((value_bits >> 24) & 0x80u) | code);
+}
+
+/// An F32 that is written as it is, apart from a NaN's digits.
+LAYERCAST_HOST_DEVICE inline float quiet(float value) {
+  const uint32_t quiet_nan = (bits_of(value) & ~kAbsMask) | 0x7FC00000u;
+  return abs_bits(value) > kInfinityBits ? float_of(quiet_nan) : value;
+}
+
+/// An infinity that is to become a code counts as the largest finite value.
+LAYERCAST_HOST_DEVICE inline float without_infinity(float value) {
+  const uint32_t largest = (bits_of(value) & ~kAbsMask) | kLargestFiniteBits;
+  return abs_bits(value) == kInfinityBits ? float_of(largest) : value;
+}
+
+// Scales, from the bits of the greatest absolute value.
+
+LAYERCAST_HOST_DEVICE inline float tensor_scale(uint32_t amax_bits) {
+  const float scale = float_of(amax_bits) / 448.0f;
+  return abs_bits(1.0f / scale) < kInfinityBits ? scale : 1.0f;
+}
+
+LAYERCAST_HOST_DEVICE inline float channel_scale(uint32_t amax_bits) {
+  const float least = 1.0f / (448.0f * 512.0f);
+  const float scale = float_of(amax_bits) / 448.0f;
+  return scale > least ? scale : least;
+}
+
+LAYERCAST_HOST_DEVICE inline float block_scale(uint32_t amax_bits) {
+  const float least = 1e-4f;
+  const float amax = float_of(amax_bits);
+  return (amax > least ? amax : least) / 448.0f;
 }
 
 }  // namespace layercast

@@ -1,31 +1,8 @@
 // Scheme none: values as they are, or rounded to another dtype.
-#include <cstring>
-
-#include "numbers.h"
 #include "run.h"
 
 namespace layercast {
 namespace {
-
-template <class T, class Convert>
-void store(const float* values, uint64_t count, uint8_t* to, const Convert& convert) {
-  for (uint64_t i = 0; i < count; i++) {
-    const T value = convert(values[i]);
-    std::memcpy(to + i * sizeof value, &value, sizeof value);
-  }
-}
-
-float quiet(float value) {
-  const uint32_t quiet_nan = (bits_of(value) & ~kAbsMask) | 0x7FC00000u;
-  return abs_bits(value) > kInfinityBits ? float_of(quiet_nan) : value;
-}
-
-/// The values have been rounded: this loses nothing.
-void store_as(DType out, const float* values, uint64_t count, uint8_t* to) {
-  if (out == DType::bf16) return store<uint16_t>(values, count, to, bf16_from_float);
-  if (out == DType::f16) return store<uint16_t>(values, count, to, f16_from_float);
-  store<float>(values, count, to, quiet);
-}
 
 bool keeps_bits(const OpSpec& spec) {
   return spec.source == spec.op.out_dtype && (spec.round == DType::none || spec.round == spec.source);
@@ -44,7 +21,8 @@ void put_none(TileWork& work) {
       inspect(work, first, count);
     } else {
       place(work, first, count, work.lane.values.data());
-      store_as(work.spec.op.out_dtype, work.lane.values.data(), count, work.lane.codes.data());
+      // The values have been rounded: this loses nothing.
+      work.vectors.narrow(work.spec.op.out_dtype, work.lane.values.data(), count, work.lane.codes.data());
       bytes = work.lane.codes.data();
     }
     work.totals.place_ns += work.watch.lap_ns();

@@ -6,22 +6,14 @@
 namespace layercast {
 namespace {
 
-constexpr float kLeastAmax = 1e-4f;
-
 /// Quantizes the scale block that begins at the tile's column `first_col`; returns its scale.
 float put_block(TileWork& work, uint64_t first_col) {
   const uint64_t cols = std::min(kScaleBlock, work.tile.cols - first_col);
-  float* values = work.lane.values.data();
-  uint32_t amax_bits = 0;
-  for (uint64_t row = 0; row < work.tile.rows; row++) {
-    amax_bits = std::max(amax_bits, place(work, row * work.tile.cols + first_col, cols, values + row * cols));
-  }
+  const Placed block = place_rows(work, first_col, work.tile.rows, cols, work.lane.values.data());
   work.totals.place_ns += work.watch.lap_ns();
-  const float scale = std::max(float_of(amax_bits), kLeastAmax) / 448.0f;
-  for (uint64_t row = 0; row < work.tile.rows; row++) {
-    uint8_t* codes = work.lane.codes.data() + row * work.tile.cols + first_col;
-    encode_multiplied(values + row * cols, cols, 1.0f / scale, codes);
-  }
+  const float scale = block_scale(block.amax_bits);
+  const Scaling scaling = {Scaling::By::factor, 1.0f / scale};
+  work.vectors.encode(block.elements, scaling, work.lane.codes.data() + first_col, work.tile.cols);
   work.totals.quantize_ns += work.watch.lap_ns();
   return scale;
 }

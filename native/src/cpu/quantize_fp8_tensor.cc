@@ -1,16 +1,9 @@
 // fp8-tensor: one scale for the whole matrix, so two passes over the source: amax first, then codes.
-#include <cmath>
-
 #include "numbers.h"
 #include "run.h"
 
 namespace layercast {
 namespace {
-
-float tensor_scale(const OpState& state) {
-  const float scale = float_of(state.amax_bits.load(std::memory_order_relaxed)) / 448.0f;
-  return std::isfinite(1.0f / scale) ? scale : 1.0f;
-}
 
 void raise(std::atomic<uint32_t>& highest, uint32_t value) {
   uint32_t seen = highest.load(std::memory_order_relaxed);
@@ -24,7 +17,7 @@ void measure_fp8_tensor(TileWork& work) {
   work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kStripElements));
   uint32_t amax_bits = 0;
   each_strip(work.tile, [&](uint64_t first, uint64_t count) {
-    amax_bits = std::max(amax_bits, place(work, first, count, work.lane.values.data()));
+    amax_bits = std::max(amax_bits, place_rows(work, first, 1, count, work.lane.values.data()).amax_bits);
   });
   raise(work.state.amax_bits, amax_bits);
   work.totals.place_ns += work.watch.lap_ns();
@@ -33,12 +26,12 @@ void measure_fp8_tensor(TileWork& work) {
 void put_fp8_tensor(TileWork& work) {
   work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kStripElements));
   work.lane.codes.resize(std::max<uint64_t>(work.lane.codes.size(), kStripElements));
-  const float scale = tensor_scale(work.state);
+  const float scale = tensor_scale(work.state.amax_bits.load(std::memory_order_relaxed));
   if (work.tile.first_row == 0 && work.tile.first_col == 0) write_scales(work, 0, &scale, 1);
   each_strip(work.tile, [&](uint64_t first, uint64_t count) {
-    place(work, first, count, work.lane.values.data());
+    const Placed strip = place_rows(work, first, 1, count, work.lane.values.data());
     work.totals.place_ns += work.watch.lap_ns();
-    encode_multiplied(work.lane.values.data(), count, 1.0f / scale, work.lane.codes.data());
+    work.vectors.encode(strip.elements, {Scaling::By::factor, 1.0f / scale}, work.lane.codes.data(), count);
     work.totals.quantize_ns += work.watch.lap_ns();
     write_elements(work, first, count, work.lane.codes.data());
     work.totals.write_ns += work.watch.lap_ns();

@@ -1,6 +1,6 @@
 // What the files of this folder share: the run of one layer program, a lane's scratch, and the steps of a tile.
-// A tile is worked on in strips that fit into the nearest caches: place (convert and round to F32, look for what is not
-// finite), quantize (amax, scale, codes), write (to the half, and into the digest).
+// A tile is worked on in strips that fit into the nearest caches: place (look for what is not finite, find the amax;
+// convert and round to F32 where need be), quantize (scale, codes), write (to the half, and into the digest).
 #pragma once
 
 #include <algorithm>
@@ -11,18 +11,27 @@
 
 #include "../backend.h"
 #include "../timing.h"
+#include "vector_code.h"
 
 namespace layercast {
+
+/// A matrix that can be encoded, and its greatest absolute value as F32 bits, NaNs left out.
+struct Placed {
+  Elements elements;
+  uint32_t amax_bits;
+};
 
 struct Lane {
   std::vector<uint8_t> host;  // grows to the largest tile met: a band, or one row of fp8_channel
   std::vector<float> values;
+  std::vector<Placed> placed;
   std::vector<uint8_t> codes;
   std::vector<float> scales;
 };
 
 struct Device {
   std::vector<Lane> lanes;
+  const VectorCode* vectors;
 };
 
 struct OpState {
@@ -51,17 +60,22 @@ struct TileWork {
   const Tile& tile;
   Lane& lane;
   const uint8_t* host;
+  const VectorCode& vectors;
   RunTotals totals = {};  // of this tile; added to the run's once, at its end
   Stopwatch watch = {};
 };
 
-/// Elements of a strip: their F32 values fill 64 KiB.
+/// Elements of a strip: as BF16, and their codes, they stay in the nearest cache.
 inline constexpr uint64_t kStripElements = 16384;
 
 /// Converts and rounds `count` elements, from the tile's element `first` on, to F32; returns the greatest absolute
 /// value as F32 bits, NaNs left out. Notes those that are not finite (for codes, an infinity then becomes the largest
 /// finite value) or not positive.
 uint32_t place(TileWork& work, uint64_t first, uint64_t count, float* to);
+
+/// The same for rows of the tile, each from `first` and its own row on. They stay where they are if they can be encoded
+/// from there, else they go to `scratch`, packed.
+Placed place_rows(TileWork& work, uint64_t first, uint64_t rows, uint64_t cols, float* scratch);
 
 /// Notes bad elements as place does, without wanting the values.
 void inspect(TileWork& work, uint64_t first, uint64_t count);
@@ -82,10 +96,6 @@ void each_strip(const Tile& tile, const Each& each) {
     each(first, std::min(kStripElements, elements - first));
   }
 }
-
-/// F32 -> E4M3 of all values, multiplied or divided by one number.
-void encode_multiplied(const float* values, uint64_t count, float factor, uint8_t* codes);
-void encode_divided(const float* values, uint64_t count, float divisor, uint8_t* codes);
 
 // One scheme, one file.
 void put_none(TileWork& work);
