@@ -1,0 +1,62 @@
+// What the host side asks of the kernels: one launch function an operation. A launch only queues; check_launch says
+// whether it was taken.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "../layer_program.h"
+
+namespace layercast {
+
+/// What the tiles of an op find together, in device memory: atomics of the kernels.
+struct OpState {
+  unsigned long long non_finite;    // the first such element, as in BadElements
+  unsigned long long not_positive;
+  uint32_t amax_bits;
+};
+
+/// A run's digest is kept in parts, so that not all blocks add to one number at the same time.
+inline constexpr uint32_t kDigestParts = 64;
+
+/// A tile in device memory, and where its numbers go. Offsets count from `base`, which is aligned to 256 bytes.
+struct TileJob {
+  DType source;
+  DType round;  // none where it would change nothing
+  DType out;
+  bool bits_kept;  // values are copied as they are
+  bool must_be_positive;
+
+  const uint8_t* tile;  // its rows packed
+  uint32_t rows;
+  uint32_t cols;  // rows * cols < 2^31
+  uint64_t first_element;  // of the op's matrix, row by row
+  uint64_t op_cols;
+
+  uint8_t* base;
+  uint64_t out_offset;  // of the op
+  uint64_t scale_offset;  // of the tile's first scale
+  uint64_t band_scales;  // fp8_block: scales from one band to the next
+  bool writes_scale;  // fp8_tensor: of an op's tiles, the first does
+
+  OpState* state;
+  unsigned long long* digest_parts;
+};
+
+struct Queue {
+  cudaStream_t stream;
+  uint32_t multiprocessors;
+};
+
+void launch_put_none(const TileJob& job, const Queue& queue);
+void launch_measure_fp8_tensor(const TileJob& job, const Queue& queue);
+void launch_put_fp8_tensor(const TileJob& job, const Queue& queue);
+void launch_put_fp8_channel(const TileJob& job, const Queue& queue);
+void launch_put_fp8_block(const TileJob& job, const Queue& queue);
+
+/// Adds the digest of `bytes` bytes at `offset` of the half to `*sum`.
+void launch_digest(const uint8_t* base, uint64_t offset, uint64_t bytes, unsigned long long* sum, const Queue& queue);
+void launch_exchange(uint8_t* a, uint8_t* b, uint64_t bytes, const Queue& queue);
+
+}  // namespace layercast

@@ -1,0 +1,231 @@
+#include "run.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <utility>
+
+#include "failure.h"
+
+namespace layercast {
+namespace {
+
+constexpr uint64_t kBaseAlignment = 256;
+constexpr uint64_t kMostElements = 1ull << 31;  // of a tile: kernels count them with 32 bits
+
+/// What a run's kernels add to, as the host sees it.
+struct Findings {
+  explicit Findings(size_t op_count) : ops(op_count, OpState{kNoElement, kNoElement, 0}) {}
+
+  std::vector<OpState> ops;
+  std::array<unsigned long long, kDigestParts> digest_parts = {};
+};
+
+OpState* state_of(const Run& run, uint32_t op) { return reinterpret_cast<OpState*>(run.states.get()) + op; }
+
+unsigned long long* digest_parts_of(const Run& run) {
+  return reinterpret_cast<unsigned long long*>(state_of(run, static_cast<uint32_t>(run.ops.size())));
+}
+
+/// Moves the findings between the host and the device, and waits for it.
+void copy_findings(const Run& run, Findings& findings, cudaMemcpyKind kind) {
+  const bool up = kind == cudaMemcpyHostToDevice;
+  const auto copy = [&](void* in_device, void* in_host, uint64_t bytes) {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(up ? in_device : in_host, up ? in_host : in_device, bytes, kind, run.device.control.get()),
+          "moving a run's findings");
+  };
+  copy(state_of(run, 0), findings.ops.data(), findings.ops.size() * sizeof(OpState));
+  copy(digest_parts_of(run), findings.digest_parts.data(), sizeof findings.digest_parts);
+  check(cudaStreamSynchronize(run.device.control.get()), "moving a run's findings");
+}
+
+DeviceMemory take_spare(Device& device, uint64_t bytes) {
+  const std::lock_guard lock(device.mutex);
+  if (bytes > kSpareBytes || device.spare.empty()) return allocate_device(std::max(bytes, kSpareBytes));
+  DeviceMemory memory = std::move(device.spare.back());
+  device.spare.pop_back();
+  return memory;
+}
+
+/// Calls for each lane that has queued anything for the run.
+template <class Each>
+void each_lane(const Run& run, const Each& each) {
+  for (size_t i = 0; i < run.used.size(); i++) {
+    if (run.used[i]) each(run.device.lanes[i]);
+  }
+}
+
+DType needed_rounding(const OpSpec& spec) {
+  return spec.round == spec.source || spec.round == DType::f32 ? DType::none : spec.round;
+}
+
+uint64_t tile_bytes(const OpSpec& spec, const Tile& tile) { return tile.rows * tile.cols * dtype_bytes(spec.source); }
+
+/// Of the op's scales, the tile's first.
+uint64_t first_scale(const Op& op, const Tile& tile) {
+  if (op.scheme == Scheme::fp8_channel) return tile.first_row;
+  if (op.scheme != Scheme::fp8_block) return 0;
+  return tile.first_row / kScaleBlock * ceil_div(op.cols, kScaleBlock) + tile.first_col / kScaleBlock;
+}
+
+uint64_t scales_of(const Op& op, const Tile& tile) {
+  if (op.scheme == Scheme::fp8_tensor) return tile.first_row == 0 && tile.first_col == 0 ? 1 : 0;
+  if (op.scheme == Scheme::fp8_channel) return tile.rows;
+  if (op.scheme == Scheme::fp8_block) return ceil_div(tile.rows, kScaleBlock) * ceil_div(tile.cols, kScaleBlock);
+  return 0;
+}
+
+TileJob job_of(const Run& run, const Tile& tile, const uint8_t* in_device) {
+  const OpSpec& spec = run.ops[tile.op];
+  const Op& op = spec.op;
+  const DType round = needed_rounding(spec);
+  const bool scaled = op.scheme != Scheme::none;
+  TileJob job = {
+      .source = spec.source,
+      .round = round,
+      .out = op.out_dtype,
+      .bits_kept = spec.source == op.out_dtype && round == DType::none,
+      .must_be_positive = op.must_be_positive,
+      .tile = in_device,
+      .rows = static_cast<uint32_t>(tile.rows),
+      .cols = static_cast<uint32_t>(tile.cols),
+      .first_element = tile.first_row * op.cols + tile.first_col,
+      .op_cols = op.cols,
+      .base = run.base,
+      .out_offset = op.out_offset,
+      .scale_offset = scaled ? static_cast<uint64_t>(op.scale_offset) + first_scale(op, tile) * 4 : 0,
+      .band_scales = ceil_div(op.cols, kScaleBlock),
+      .writes_scale = scales_of(op, tile) > 0,
+      .state = state_of(run, tile.op),
+      .digest_parts = digest_parts_of(run),
+  };
+  // Where rows mean nothing, whole ones are one long row.
+  const bool by_element = op.scheme == Scheme::none || op.scheme == Scheme::fp8_tensor;
+  if (by_element && tile.cols == op.cols) {
+    job.cols *= job.rows;
+    job.rows = 1;
+  }
+  return job;
+}
+
+void launch_put(Scheme scheme, const TileJob& job, const Queue& queue) {
+  switch (scheme) {
+    case Scheme::none:
+      return launch_put_none(job, queue);
+    case Scheme::fp8_tensor:
+      return launch_put_fp8_tensor(job, queue);
+    case Scheme::fp8_channel:
+      return launch_put_fp8_channel(job, queue);
+    case Scheme::fp8_block:
+      return launch_put_fp8_block(job, queue);
+  }
+}
+
+Slot& take_slot(Run& run, uint32_t lane, uint64_t bytes) {
+  Slot& slot = next_slot(run.device.lanes[lane], bytes);
+  run.used[lane] = 1;
+  return slot;
+}
+
+/// Queues the tile's copy, unless it was fetched, and its kernel.
+template <class Launch>
+void work_on(Run& run, uint32_t index, const Tile& tile, const uint8_t* host, const Launch& launch) {
+  if (tile.rows == 0 || tile.cols == 0) return;
+  const uint64_t bytes = tile_bytes(run.ops[tile.op], tile);
+  Lane& lane = run.device.lanes[index];
+  Slot& slot = lane.slots[lane.slot];
+  cudaStream_t stream = lane.stream.get();
+  if (host != nullptr) {
+    check(cudaMemcpyAsync(slot.tile.get(), host, bytes, cudaMemcpyHostToDevice, stream), "copying a tile");
+  }
+  const std::lock_guard lock(lane.times);
+  check(cudaEventRecord(slot.kernel_begin.get(), stream), "timing a kernel");
+  launch(job_of(run, tile, slot.tile.get()), Queue{stream, run.device.multiprocessors});
+  check_launch("starting a kernel");
+  check(cudaEventRecord(slot.kernel_end.get(), stream), "timing a kernel");
+  slot.kernel_ns = &run.kernel_ns;
+}
+
+void check_tile(const Run& run, const Tile& tile) {
+  if (tile.rows == 0 || tile.cols < kMostElements / tile.rows) return;
+  throw Failure{Status::failed, "a tile of " + std::to_string(tile.rows) + " by " + std::to_string(tile.cols) +
+                                    " elements of op " + std::to_string(tile.op) + " of " +
+                                    std::to_string(run.ops.size()) + " is too large: it must have less than 2^31"};
+}
+
+}  // namespace
+
+Run::Run(Device& device, const RunSpec& spec)
+    : device(device), ops(spec.ops, spec.ops + spec.op_count), base(spec.base), used(device.lanes.size()) {
+  if (reinterpret_cast<uintptr_t>(base) % kBaseAlignment != 0) {
+    throw Failure{Status::failed, "a half on a CUDA device must begin at a multiple of 256 bytes"};
+  }
+  Findings nothing(ops.size());
+  state_bytes = ops.size() * sizeof(OpState) + sizeof nothing.digest_parts;
+  states = take_spare(device, state_bytes);
+  copy_findings(*this, nothing, cudaMemcpyHostToDevice);
+}
+
+Run::~Run() {
+  each_lane(*this, [&](Lane& lane) {
+    cudaStreamSynchronize(lane.stream.get());
+    const std::lock_guard lock(lane.times);
+    for (Slot& slot : lane.slots) {
+      if (slot.kernel_ns == &kernel_ns) slot.kernel_ns = nullptr;
+    }
+  });
+  if (state_bytes > kSpareBytes) return;
+  const std::lock_guard lock(device.mutex);
+  device.spare.push_back(std::move(states));
+}
+
+uint8_t* buffer(Run& run, uint32_t lane, uint64_t bytes) {
+  return host_of(run.device, take_slot(run, lane, bytes), bytes);
+}
+
+void fetch(Run& run, uint32_t index, const Tile& tile, const HostRows* rows, uint64_t count) {
+  check_tile(run, tile);
+  const Slot& slot = take_slot(run, index, tile_bytes(run.ops[tile.op], tile));
+  cudaStream_t stream = run.device.lanes[index].stream.get();
+  for (const HostRows* some = rows; some != rows + count; some++) {
+    uint8_t* to = slot.tile.get() + some->to;
+    if (some->stride == some->row_bytes || some->rows == 1) {
+      check(cudaMemcpyAsync(to, some->at, some->rows * some->row_bytes, cudaMemcpyDefault, stream), "fetching rows");
+    } else {
+      check(cudaMemcpy2DAsync(to, some->row_bytes, some->at, some->stride, some->row_bytes, some->rows,
+                              cudaMemcpyDefault, stream),
+            "fetching rows");
+    }
+  }
+}
+
+void measure(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
+  check_tile(run, tile);
+  work_on(run, lane, tile, host, launch_measure_fp8_tensor);
+}
+
+void put(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
+  check_tile(run, tile);
+  const Op& op = run.ops[tile.op].op;
+  work_on(run, lane, tile, host,
+          [&](const TileJob& job, const Queue& queue) { launch_put(op.scheme, job, queue); });
+  run.bytes_written += tile.rows * tile.cols * dtype_bytes(op.out_dtype) + scales_of(op, tile) * 4;
+}
+
+void finish(Run& run, BadElements* bad, RunTotals& totals) {
+  each_lane(run, [&](Lane& lane) {
+    check(cudaStreamSynchronize(lane.stream.get()), "working on tiles");
+    const std::lock_guard lock(lane.times);
+    for (Slot& slot : lane.slots) {
+      if (slot.kernel_ns == &run.kernel_ns) settle(slot);
+    }
+  });
+  Findings found(run.ops.size());
+  copy_findings(run, found, cudaMemcpyDeviceToHost);
+  for (size_t i = 0; i < run.ops.size(); i++) bad[i] = {found.ops[i].non_finite, found.ops[i].not_positive};
+  totals = {.bytes_written = run.bytes_written, .place_ns = 0, .quantize_ns = run.kernel_ns, .write_ns = 0,
+            .digest = std::accumulate(found.digest_parts.begin(), found.digest_parts.end(), uint64_t{0})};
+}
+
+}  // namespace layercast
