@@ -37,6 +37,7 @@ missing_tools() {
   command -v make >/dev/null || command -v ninja >/dev/null || tools="$tools make"
   [ -n "${REDIS_URL:-}" ] || command -v valkey-server >/dev/null || command -v redis-server >/dev/null ||
     tools="$tools redis-server"
+  [ "$packages" != dev ] || command -v python3 >/dev/null || tools="$tools python3"
   printf '%s' "${tools# }"
 }
 
@@ -103,8 +104,9 @@ build_native() {
   local stamp=native/build/.layercast-setup digest
   digest=$({
     "${CXX:-c++}" --version 2>/dev/null | head -n 1
+    command -v nvcc || true
     cat package-lock.json
-    find native/CMakeLists.txt native/package.json native/src -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    find native/CMakeLists.txt native/package.json native/src test/native/stand_in* -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | digest_of)
   if stamp_is "$stamp" "$digest" && [ -f native/build/Release/layercast.node ]; then return 0; fi
   say "building the native core (npm run build:native)"

@@ -13,7 +13,7 @@ WORKDIR /app
 COPY --from=build /app/package.json /app/package-lock.json ./
 COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
-COPY --from=build /app/native/build/Release/layercast.node ./native/build/Release/layercast.node
+COPY --from=build /app/native/build/Release/layercast.node /app/native/build/Release/layercast-holder ./native/build/Release/
 RUN install -d -o node -g node /var/lib/layercast
 USER node
 ENTRYPOINT ["node", "dist/orchestrator/cli/main.js"]

@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 1;
+export const NATIVE_ABI = 2;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -76,6 +76,10 @@ export interface ExportReport {
   bytes: number;
 }
 
+export interface PinReport {
+  pinnedBytes: number;
+}
+
 /** The control page's fields (docs/arena-format.md). Text is UTF-8, cut at the field's size. */
 export interface ControlPage {
   abiVersion: number;
@@ -97,14 +101,25 @@ export interface ControlPage {
 }
 
 /** What endSwap records; the rest of the page stays. */
-export type ControlUpdate = Omit<
-  ControlPage,
-  "abiVersion" | "state" | "generation" | "deviceKind" | "deviceUuid" | "ipcHandle"
->;
+export type ControlUpdate = Omit<ControlPage, "abiVersion" | "state" | "generation">;
+
+export interface DeviceFacts {
+  kind: "cpu" | "cuda";
+  name: string;
+  uuid: string; // 32 hex digits, zeros on the CPU
+  totalBytes: number;
+  /** Of the device's memory, as it is now; other processes use it too. */
+  freeBytes: number;
+  /** Host memory that this process has pinned for the device. */
+  pinnedBytes: number;
+}
 
 declare const brand: unique symbol;
 export interface Control {
   readonly [brand]: "Control";
+}
+export interface Device {
+  readonly [brand]: "Device";
 }
 export interface Arena {
   readonly [brand]: "Arena";
@@ -114,22 +129,40 @@ export interface Cancel {
 }
 export type Half = "live" | "staging";
 
+/** Memory of the device, or pinned memory of the host that the device can reach; on the CPU they are the same. */
+export type Where = "device" | "host";
+
 export interface ArenaOptions {
-  /** The live file: created whole (disk space reserved, header written) or attached to as it stands. */
+  device: Device;
+  /** The live file: created whole (disk space reserved, header written) or attached to as it stands. On CUDA it is the
+   * header alone. */
   path: string;
   mode: "create" | "attach";
   headerBytes: Uint8Array;
   dataBytes: number;
+  /** On CUDA the memory that is the live half, as its holder printed it: 128 hex digits. On the CPU empty. */
+  ipcHandle: string;
 }
 
 export interface NativeCore {
   readonly abi: number;
-  /** Why a GPU is not available, or null when it is. */
-  readonly cudaUnavailable: string;
+  /** Why a GPU is not available, or null when it is. Looked up at the first read, without using a device. */
+  readonly cudaUnavailable: string | null;
   readonly threads: number;
+  /** The program that holds the live half's memory on a GPU: `layercast-holder`, see src/holder.cc. */
+  readonly holderPath: string;
+  /** The shared object that the GPU is reached by, there or not; the holder's --library. */
+  readonly cudaLibraryPath: string;
 
   /** Takes an exclusive lock on the file for the life of the process. 0: taken; otherwise the holder's pid. */
   acquireLock(path: string): number;
+  /** Takes a shared lock on the file for the life of the process; waits a few seconds for one who has it alone. */
+  shareLock(path: string): void;
+
+  openDevice(name: string): Device; // "cpu", "cuda:0"; open while the handle or an arena on it is there
+  describeDevice(device: Device): DeviceFacts;
+  /** The device reads these files by itself from now on, as many as the limit allows, and no others. */
+  pinSources(device: Device, files: ProgramFile[], limitBytes: number): Promise<PinReport>;
 
   openControl(path: string): Control; // maps it; makes an empty page where there is none or a wrong magic
   readControl(control: Control): ControlPage;
@@ -139,7 +172,7 @@ export interface NativeCore {
 
   openArena(options: ArenaOptions): Arena;
   closeArena(arena: Arena): void; // refuses while work is in flight
-  openStaging(arena: Arena, poison: boolean): void; // allocates once; poison fills it with 0xA5
+  openStaging(arena: Arena, where: Where, poison: boolean): void; // allocates once; poison fills it with 0xA5
   closeStaging(arena: Arena): void; // gives the memory back
 
   createCancel(): Cancel;
@@ -159,8 +192,9 @@ export const NATIVE_ERRORS = [
   "NATIVE_IO", // details.errno
   "NATIVE_NON_FINITE", // details.slice, details.row, details.col (of the slice), the first in slice and row order
   "NATIVE_NOT_POSITIVE", // details.slice
-  "NATIVE_OUT_OF_MEMORY", // memory or disk space; details.bytes
+  "NATIVE_OUT_OF_MEMORY", // memory or disk space; details.bytes, and details.freeBytes where it was a half's
   "NATIVE_CANCELLED",
+  "NATIVE_NO_DEVICE", // details.ordinal: not there, or lost for this process
 ] as const;
 export type NativeErrorCode = (typeof NATIVE_ERRORS)[number];
 

@@ -8,6 +8,8 @@
 #include "addon_arguments.h"
 #include "arena.h"
 #include "control_page.h"
+#include "cuda_library.h"
+#include "device.h"
 #include "error.h"
 #include "exchange.h"
 #include "export.h"
@@ -19,8 +21,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 1;
-constexpr const char* kCudaUnavailable = "this build of the native core has no CUDA backend: use --device cpu";
+constexpr int kAbi = 2;
 
 // ---- Errors
 
@@ -164,10 +165,53 @@ std::shared_ptr<CancelToken> cancel_argument(const Napi::Value& value) {
   return from_handle<CancelToken>(value, "cancel");
 }
 
+std::shared_ptr<OpenDevice> device_argument(const Napi::Value& value) {
+  return from_handle<OpenDevice>(value, "device");
+}
+
 // ---- The functions
+
+Napi::Value cuda_unavailable(const Napi::CallbackInfo& info) {
+  const CudaLibrary& library = cuda_library();
+  if (library.backend != nullptr) return info.Env().Null();
+  return Napi::String::New(info.Env(), library.unavailable);
+}
+
+Napi::Value cuda_library_path(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), cuda_library().path);
+}
 
 Napi::Value acquire_lock_js(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), acquire_lock(text(info[0], "path")));
+}
+
+void share_lock_js(const Napi::CallbackInfo& info) {
+  share_lock(text(info[0], "path"));
+}
+
+Napi::Value open_device_js(const Napi::CallbackInfo& info) {
+  return to_handle(info.Env(), open_device(text(info[0], "name"), addon_of(info.Env()).pool->lanes()));
+}
+
+Napi::Value describe_device(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<OpenDevice> device = device_argument(info[0]);
+  const DeviceFacts facts = device->facts();
+  Napi::Object made = js_numbers(info.Env(), {{"totalBytes", static_cast<double>(facts.total_bytes)},
+                                              {"freeBytes", static_cast<double>(facts.free_bytes)},
+                                              {"pinnedBytes", static_cast<double>(facts.pinned_bytes)}});
+  made.Set("kind", device->backend().kind);
+  made.Set("name", std::string(facts.name, strnlen(facts.name, sizeof facts.name)));
+  made.Set("uuid", hex_of(facts.uuid));
+  return made;
+}
+
+Napi::Value pin_sources(const Napi::CallbackInfo& info) {
+  return start(info.Env(), nullptr,
+               [device = device_argument(info[0]), files = list<ProgramFile>(info[1], "files", program_file),
+                limit_bytes = count(info[2], "limitBytes")](ThreadPool&) -> ToJs {
+                 const auto pinned = static_cast<double>(device->pinned_sources().keep(files, limit_bytes));
+                 return [pinned](Napi::Env env) { return js_numbers(env, {{"pinnedBytes", pinned}}); };
+               });
 }
 
 Napi::Value open_control(const Napi::CallbackInfo& info) {
@@ -188,7 +232,7 @@ Napi::Value read_control(const Napi::CallbackInfo& info) {
   made.Set("content", text_of(page.content));
   made.Set("weightVersion", text_of(page.weight_version));
   made.Set("digest", hex_of_number(page.digest));
-  made.Set("deviceKind", page.device_kind == 1 ? "cuda" : "cpu");
+  made.Set("deviceKind", page.device_kind == DeviceKind::cuda ? "cuda" : "cpu");
   made.Set("deviceUuid", hex_of(page.device_uuid));
   made.Set("ipcHandle", hex_of(page.ipc_handle));
   made.Set("dataOffset", static_cast<double>(page.data_offset));
@@ -213,11 +257,11 @@ Napi::Value open_arena(const Napi::CallbackInfo& info) {
   const std::string mode = text(options["mode"], "options.mode");
   if (mode != "create" && mode != "attach") throw_invalid("options.mode must be create or attach, not " + mode);
   const std::vector<uint8_t> header = bytes(options["headerBytes"], "options.headerBytes");
+  const std::vector<uint8_t> handle = ipc_handle(options["ipcHandle"], "options.ipcHandle");
   const ArenaOptions given = {text(options["path"], "options.path"),
                               mode == "create" ? OpenMode::create : OpenMode::attach, header,
-                              count(options["dataBytes"], "options.dataBytes")};
-  const uint32_t lanes = addon_of(info.Env()).pool->lanes();
-  return to_handle(info.Env(), std::make_shared<Arena>(cpu_backend(), lanes, given));
+                              count(options["dataBytes"], "options.dataBytes"), handle};
+  return to_handle(info.Env(), std::make_shared<Arena>(device_argument(options["device"]), given));
 }
 
 void close_arena(const Napi::CallbackInfo& info) {
@@ -225,7 +269,7 @@ void close_arena(const Napi::CallbackInfo& info) {
 }
 
 void open_staging(const Napi::CallbackInfo& info) {
-  arena_argument(info[0])->open_staging(*addon_of(info.Env()).pool, flag(info[1], "poison"));
+  arena_argument(info[0])->open_staging(*addon_of(info.Env()).pool, where(info[1]), flag(info[2], "poison"));
 }
 
 void close_staging(const Napi::CallbackInfo& info) {
@@ -312,9 +356,17 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.AddCleanupHook(shut_down, addon);
 
   exports.Set("abi", kAbi);
-  exports.Set("cudaUnavailable", kCudaUnavailable);
+  // Getters, as the library is only opened when somebody asks.
+  exports.DefineProperties(
+      {Napi::PropertyDescriptor::Accessor<throwing<cuda_unavailable>>("cudaUnavailable", napi_enumerable),
+       Napi::PropertyDescriptor::Accessor<throwing<cuda_library_path>>("cudaLibraryPath", napi_enumerable)});
   exports.Set("threads", addon->pool->threads());
+  exports.Set("holderPath", (own_directory() / "layercast-holder").string());
   exports.Set("acquireLock", Napi::Function::New(env, throwing<acquire_lock_js>));
+  exports.Set("shareLock", Napi::Function::New(env, throwing<share_lock_js>));
+  exports.Set("openDevice", Napi::Function::New(env, throwing<open_device_js>));
+  exports.Set("describeDevice", Napi::Function::New(env, throwing<describe_device>));
+  exports.Set("pinSources", Napi::Function::New(env, rejecting<pin_sources>));
   exports.Set("openControl", Napi::Function::New(env, throwing<open_control>));
   exports.Set("readControl", Napi::Function::New(env, throwing<read_control>));
   exports.Set("beginSwap", Napi::Function::New(env, throwing<begin_swap>));

@@ -75,6 +75,32 @@ inline Half half(const Napi::Value& value) {
   throw_invalid("half must be live or staging, not " + name);
 }
 
+inline Where where(const Napi::Value& value) {
+  const std::string name = text(value, "where");
+  if (name == "device") return Where::device;
+  if (name == "host") return Where::host;
+  throw_invalid("where must be device or host, not " + name);
+}
+
+inline DeviceKind device_kind(const Napi::Value& value, const std::string& name) {
+  const std::string kind = text(value, name);
+  if (kind == "cpu") return DeviceKind::cpu;
+  if (kind == "cuda") return DeviceKind::cuda;
+  throw_invalid(name + " must be cpu or cuda, not " + kind);
+}
+
+template <size_t kSize>
+Bytes<kSize> hex(const Napi::Value& value, const std::string& name) {
+  return bytes_from_hex<kSize>(text(value, name), name);
+}
+
+/// kIpcHandleBytes, or none where the text is empty.
+inline std::vector<uint8_t> ipc_handle(const Napi::Value& value, const std::string& name) {
+  if (text(value, name).empty()) return {};
+  const auto bytes = hex<kIpcHandleBytes>(value, name);
+  return {bytes.begin(), bytes.end()};
+}
+
 inline std::vector<Span> spans(const Napi::Value& value) {
   return list<Span>(value, "spans", [](const Napi::Object& span, const std::string& name) {
     return Span{count(span["offset"], name + ".offset"), count(span["bytes"], name + ".bytes")};
@@ -99,12 +125,15 @@ inline ControlUpdate control_update(const Napi::Value& value) {
   const Napi::Object update = object(value, "update");
   return {
       .epoch = count(update["epoch"], "update.epoch"),
-      .arena_id = bytes_from_hex<16>(text(update["arenaId"], "update.arenaId"), "update.arenaId"),
-      .layout_digest = bytes_from_hex<32>(text(update["layoutDigest"], "update.layoutDigest"), "update.layoutDigest"),
+      .arena_id = hex<16>(update["arenaId"], "update.arenaId"),
+      .layout_digest = hex<32>(update["layoutDigest"], "update.layoutDigest"),
       .reload = text(update["reload"], "update.reload"),
       .content = text(update["content"], "update.content"),
       .weight_version = text(update["weightVersion"], "update.weightVersion"),
       .digest = number_from_text<uint64_t>(text(update["digest"], "update.digest"), "update.digest", 16),
+      .device_kind = device_kind(update["deviceKind"], "update.deviceKind"),
+      .device_uuid = hex<16>(update["deviceUuid"], "update.deviceUuid"),
+      .ipc_handle = hex<kIpcHandleBytes>(update["ipcHandle"], "update.ipcHandle"),
       .data_offset = count(update["dataOffset"], "update.dataOffset"),
       .data_bytes = count(update["dataBytes"], "update.dataBytes"),
   };

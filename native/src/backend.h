@@ -5,7 +5,8 @@
 //
 // Threads: at most one at a time calls with a given lane, so what a lane needs (scratch; a stream and pinned buffers)
 // needs no lock. Work may be queued: a tile's host memory is the backend's again once measure or put has returned, and
-// nothing is sure to be done before finish (a run), or the function's own return (all others).
+// nothing is sure to be done before finish (a run), or the function's own return (all others). Rows that were fetched
+// are read until finish.
 #pragma once
 
 #include <cstdint>
@@ -14,20 +15,48 @@
 
 namespace layercast {
 
-inline constexpr uint32_t kBackendAbi = 1;
+inline constexpr uint32_t kBackendAbi = 2;
 
 /// The backend's own, opaque here.
 struct Device;
 struct Run;
 
-enum class Status : int32_t { ok = 0, out_of_memory = 1, failed = 2 };
+/// device_lost: this call and every later one fails, until a new process opens the device.
+enum class Status : int32_t { ok = 0, out_of_memory = 1, failed = 2, device_lost = 3 };
+
+inline constexpr uint64_t kIpcHandleBytes = 64;
+
+/// What a device is and has, for people, for plans and for the control page.
+struct DeviceFacts {
+  char name[128];
+  uint8_t uuid[16];
+  uint64_t total_bytes;
+  uint64_t free_bytes;
+  /// Host memory that is pinned for it by this process.
+  uint64_t pinned_bytes;
+};
+
+/// file: mapped, on the CPU only; own: memory of the device; host: pinned memory of this host that the device can reach;
+/// held: memory of the device that another process holds.
+enum class HalfKind : int32_t { file = 0, own = 1, host = 2, held = 3 };
 
 struct HalfSpec {
+  HalfKind kind;
   uint64_t bytes;
-  /// A file to map, or -1: memory of the backend's own.
+  /// file: its descriptor, and where its tensor bytes begin.
   int fd;
-  /// Of the tensor bytes in that file.
   uint64_t file_offset;
+  /// held: kIpcHandleBytes, as hold() gave them.
+  const uint8_t* ipc_handle;
+};
+
+/// Rows of pinned host memory, to be packed from byte `to` of a tile on.
+struct HostRows {
+  const uint8_t* at;
+  uint64_t stride;
+  uint64_t rows;
+  uint64_t row_bytes;
+  uint64_t to;
 };
 
 /// A part of an op's matrix: full rows, a piece of one row, or a piece of a band of scale blocks.
@@ -73,19 +102,37 @@ struct RunTotals {
 struct Backend {
   uint32_t abi;
   const char* kind;
+  /// What a tile should hold, and a band of scale blocks, which is 128 rows high.
+  uint64_t tile_bytes;
+  uint64_t band_bytes;
+  /// Whether a tile may hold several bands, one below the other, where a band is smaller than that.
+  bool many_bands;
+  /// exchange, digest and fill of a span: the parts that it is cut into for the threads; 0: one call a span.
+  uint64_t part_bytes;
 
+  /// How many devices this host has; failed, with the reason, where the driver does not say. Opens none of them.
+  Status (*device_count)(uint32_t* count);
   Status (*open)(int ordinal, uint32_t lanes, Device** device);
   void (*close)(Device* device);
   /// A sentence about this thread's last status that was not ok.
   const char* (*last_error)();
+  Status (*describe)(Device* device, DeviceFacts* facts);
+  /// Memory of the device that lasts as long as this process, and the handle by which others open it (HalfKind::held).
+  Status (*hold)(int ordinal, uint64_t bytes, uint8_t* ipc_handle);
 
   Status (*open_half)(Device* device, const HalfSpec* spec, uint8_t** base);
   void (*close_half)(Device* device, uint8_t* base, uint64_t bytes);
   Status (*fill)(Device* device, uint32_t lane, uint8_t* at, uint64_t bytes, uint8_t value);
+  /// Pins mapped host memory, so that rows of it can be fetched. Null where there is no fetch.
+  Status (*pin)(Device* device, const uint8_t* at, uint64_t bytes);
+  void (*unpin)(Device* device, const uint8_t* at);
 
   Status (*begin_run)(Device* device, const RunSpec* spec, Run** run);
   /// Host memory that the lane's next tile is read into, its rows packed, in the op's source dtype.
   Status (*buffer)(Run* run, uint32_t lane, uint64_t bytes, uint8_t** host);
+  /// The lane's next tile comes from pinned memory instead: measure or put follows with `host` null. The rows fill the
+  /// tile whole. Null where the backend reads host memory like any other.
+  Status (*fetch)(Run* run, uint32_t lane, const Tile* tile, const HostRows* rows, uint64_t count);
   /// First pass of fp8_tensor: the tile's amax goes into the op's.
   Status (*measure)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);
   /// Rounds, quantizes and writes the tile; scales too.

@@ -128,6 +128,9 @@ void Control::end_swap(const ControlUpdate& update) {
   page.content = text_field<64>(update.content);
   page.weight_version = text_field<128>(update.weight_version);
   page.digest = update.digest;
+  page.device_kind = update.device_kind;
+  page.device_uuid = update.device_uuid;
+  page.ipc_handle = update.ipc_handle;
   page.data_offset = update.data_offset;
   page.data_bytes = update.data_bytes;
   store(page);

@@ -16,8 +16,8 @@
 //      344      4  device kind: 0 cpu, 1 cuda
 //      348      4  zero
 //      352     16  device UUID; zeros on the CPU
-//      368     64  CUDA IPC handle; zeros on the CPU
-//      432      8  data offset: of the tensor bytes in the live file
+//      368     64  CUDA IPC handle of the memory with the tensor bytes; zeros on the CPU
+//      432      8  data offset: of the tensor bytes in the live file; on CUDA, where the header file ends
 //      440      8  data bytes
 //      448   3648  zeros
 //
@@ -36,6 +36,7 @@ inline constexpr uint64_t kControlPageBytes = 4096;
 inline constexpr uint32_t kControlPageAbi = 1;
 
 enum class ControlState : uint32_t { empty = 0, live = 1, swapping = 2, torn = 3 };
+enum class DeviceKind : uint32_t { cpu = 0, cuda = 1 };
 
 template <size_t kSize>
 using Bytes = std::array<uint8_t, kSize>;
@@ -53,7 +54,7 @@ struct ControlPage {
   Bytes<64> content;
   Bytes<128> weight_version;
   uint64_t digest;
-  uint32_t device_kind;
+  DeviceKind device_kind;
   uint32_t zero;
   Bytes<16> device_uuid;
   Bytes<64> ipc_handle;
@@ -71,6 +72,9 @@ struct ControlUpdate {
   std::string content;
   std::string weight_version;
   uint64_t digest;
+  DeviceKind device_kind;
+  Bytes<16> device_uuid;
+  Bytes<64> ipc_handle;
   uint64_t data_offset;
   uint64_t data_bytes;
 };

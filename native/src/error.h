@@ -21,9 +21,10 @@ enum class ErrorCode {
   not_positive,
   out_of_memory,
   cancelled,
+  no_device,
 };
 
-inline constexpr std::array<std::string_view, 8> kErrorCodes = {
+inline constexpr std::array<std::string_view, 9> kErrorCodes = {
     "NATIVE_INVALID_ARGUMENT",
     "NATIVE_SOURCE_CHANGED",
     "NATIVE_SOURCE_NOT_FOUND",
@@ -32,6 +33,7 @@ inline constexpr std::array<std::string_view, 8> kErrorCodes = {
     "NATIVE_NOT_POSITIVE",
     "NATIVE_OUT_OF_MEMORY",
     "NATIVE_CANCELLED",
+    "NATIVE_NO_DEVICE",
 };
 
 using ErrorDetails = std::vector<std::pair<std::string, double>>;

@@ -30,7 +30,7 @@ SwapReport exchange(ThreadPool& pool, Arena& arena, std::span<const Span> spans,
   Stopwatch watch;
   uint8_t* live = arena.base(Half::live);
   uint8_t* staging = arena.base(Half::staging);
-  const std::vector<Span> parts = cut_spans(spans);
+  const std::vector<Span> parts = cut_spans(spans, arena.backend().part_bytes);
   std::atomic<uint64_t> bytes = 0;
   pool.each(parts.size(), nullptr, [&](uint64_t index, uint32_t lane) {
     const Span& part = parts[index];
@@ -45,7 +45,7 @@ uint64_t digest_spans(ThreadPool& pool, Arena& arena, Half half, std::span<const
   cancel.check();
   arena.check_spans(spans);
   const uint8_t* base = arena.base(half);
-  const std::vector<Span> parts = cut_spans(spans);
+  const std::vector<Span> parts = cut_spans(spans, arena.backend().part_bytes);
   std::atomic<uint64_t> digest = 0;
   pool.each(parts.size(), &cancel, [&](uint64_t index, uint32_t lane) {
     uint64_t sum = 0;

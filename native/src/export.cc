@@ -10,6 +10,9 @@
 namespace layercast {
 namespace {
 
+/// What a thread has of the live half in its own memory at one time.
+constexpr uint64_t kPartBytes = 1 << 20;
+
 /// Exports to one path may be in flight together: each has a name of its own until it is whole.
 std::string temporary_path(const std::string& path) {
   static std::atomic<uint64_t> count = 0;
@@ -23,7 +26,7 @@ uint64_t export_live(ThreadPool& pool, Arena& arena, const std::string& path, st
   cancel.check();
   arena.check_spans(spans);
   const uint8_t* live = arena.base(Half::live);
-  const std::vector<Span> parts = cut_spans(spans);
+  const std::vector<Span> parts = cut_spans(spans, kPartBytes);
   std::vector<uint64_t> file_offsets;
   uint64_t file_bytes = header.size();
   for (const Span& part : parts) {

@@ -30,6 +30,9 @@ class BackendRun {
     arena_.check(arena_.backend().buffer(run_, lane, bytes, &host));
     return host;
   }
+  void fetch(uint32_t lane, const Tile& tile, const std::vector<HostRows>& rows) {
+    arena_.check(arena_.backend().fetch(run_, lane, &tile, rows.data(), rows.size()));
+  }
   void measure(uint32_t lane, const Tile& tile, const uint8_t* host) {
     arena_.check(arena_.backend().measure(run_, lane, &tile, host));
   }
@@ -53,12 +56,20 @@ struct ReadTotals {
   std::atomic<uint64_t> ns = 0;
 };
 
-const uint8_t* read_tile(const LayerProgram& program, const SourceFiles& files, BackendRun& run, uint32_t lane,
-                         const Tile& tile, ReadTotals& totals) {
+/// Brings a tile to the backend, which reads it by itself where it can (null), or else finds it where this returns.
+const uint8_t* bring_tile(const LayerProgram& program, const SourceFiles& files, BackendRun& run, uint32_t lane,
+                          const Tile& tile, ReadTotals& totals) {
   Stopwatch watch;
-  const uint64_t element_bytes = dtype_bytes(source_dtype(program, program.ops[tile.op]));
-  uint8_t* host = run.buffer(lane, tile.rows * tile.cols * element_bytes);
-  totals.bytes.fetch_add(files.read_tile(tile, host), std::memory_order_relaxed);
+  const uint64_t bytes = tile.rows * tile.cols * dtype_bytes(source_dtype(program, program.ops[tile.op]));
+  const std::vector<HostRows> rows = files.pinned_rows(tile);
+  uint8_t* host = nullptr;
+  if (rows.empty()) {
+    host = run.buffer(lane, bytes);
+    totals.bytes.fetch_add(files.read_tile(tile, host), std::memory_order_relaxed);
+  } else {
+    run.fetch(lane, tile, rows);
+    totals.bytes.fetch_add(bytes, std::memory_order_relaxed);
+  }
   totals.ns.fetch_add(watch.lap_ns(), std::memory_order_relaxed);
   return host;
 }
@@ -115,20 +126,20 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
                       const CancelToken& cancel) {
   cancel.check();
   check_program(program, arena.data_bytes());
-  const SourceFiles files(program);
+  const SourceFiles files(program, arena.pinned_sources());
   BackendRun run(arena, half, program);
   ReadTotals read;
 
   // fp8-tensor needs its amax before its first code: its tiles are read twice, which costs less than keeping them.
   std::vector<Tile> first_pass, second_pass;
   for (uint32_t op = 0; op < program.ops.size(); op++) {
-    cut_tiles(program, op, first_pass);
-    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(program, op, second_pass);
+    cut_tiles(arena.backend(), program, op, first_pass);
+    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(arena.backend(), program, op, second_pass);
   }
 
   pool.each(first_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
     const Tile& tile = first_pass[index];
-    const uint8_t* host = read_tile(program, files, run, lane, tile, read);
+    const uint8_t* host = bring_tile(program, files, run, lane, tile, read);
     if (program.ops[tile.op].scheme == Scheme::fp8_tensor) {
       run.measure(lane, tile, host);
     } else {
@@ -140,7 +151,7 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
 
   pool.each(second_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
     const Tile& tile = second_pass[index];
-    run.put(lane, tile, read_tile(program, files, run, lane, tile, read));
+    run.put(lane, tile, bring_tile(program, files, run, lane, tile, read));
   });
   run.finish();
   files.check_unchanged();

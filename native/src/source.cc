@@ -43,16 +43,21 @@ void check_status(const ProgramFile& file, uint64_t index, const struct stat& st
                     {{"errno", static_cast<double>(error_number)}, {"file", static_cast<double>(index)}});
 }
 
+uint64_t offset_in_file(const Slice& slice, uint64_t first_row, const Tile& tile) {
+  return slice.offset + first_row * slice.row_stride + tile.first_col * dtype_bytes(slice.dtype);
+}
+
 void fill_constant(uint8_t* to, uint64_t elements, float value) {
   for (uint64_t i = 0; i < elements; i++) std::memcpy(to + i * sizeof value, &value, sizeof value);
 }
 
 }  // namespace
 
-SourceFiles::SourceFiles(const LayerProgram& program) : program_(program), descriptors_(program.files.size(), -1) {
+SourceFiles::SourceFiles(const LayerProgram& program, const PinnedSources& pinned)
+    : program_(program), descriptors_(program.files.size(), -1), pinned_(program.files.size()) {
   try {
     for (const Slice& slice : program.slices) {
-      if (descriptors_[slice.file] == -1) open_file(slice.file);
+      if (descriptors_[slice.file] == -1) open_file(slice.file, pinned);
     }
   } catch (...) {
     close_all();
@@ -68,7 +73,7 @@ void SourceFiles::close_all() {
   }
 }
 
-void SourceFiles::open_file(uint64_t index) {
+void SourceFiles::open_file(uint64_t index, const PinnedSources& pinned) {
   const ProgramFile& file = program_.files[index];
   // Without O_NONBLOCK a pipe that took the file's place would hang the thread.
   const int fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -80,6 +85,7 @@ void SourceFiles::open_file(uint64_t index) {
   struct stat status;
   if (fstat(fd, &status) == -1) throw_file_errno(file, index, "looking at", errno);
   check_status(file, index, status);
+  pinned_[index] = pinned.find(status);
 }
 
 void SourceFiles::check_unchanged() const {
@@ -117,11 +123,30 @@ uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
   return bytes_read;
 }
 
+std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
+  const Op& op = program_.ops[tile.op];
+  const uint64_t end_row = tile.first_row + tile.rows;
+  uint64_t row = tile.first_row;
+  std::vector<HostRows> found;
+  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count && row < end_row; i++) {
+    const Slice& slice = program_.slices[i];
+    if (row >= slice.to_row + slice.rows) continue;
+    const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
+    const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
+    const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile);
+    const PinnedFile* file = pinned_[slice.file].get();
+    if (file == nullptr || !file->is_current(offset, (rows - 1) * slice.row_stride + row_bytes)) return {};
+    found.push_back({file->bytes() + offset, slice.row_stride, rows, row_bytes, (row - tile.first_row) * row_bytes});
+    row += rows;
+  }
+  if (row < end_row) return {};  // zeros or a constant follow
+  return found;
+}
+
 uint64_t SourceFiles::read_rows(const Slice& slice, uint64_t first_row, uint64_t rows, const Tile& tile,
                                 uint8_t* to) const {
-  const uint64_t element_bytes = dtype_bytes(slice.dtype);
-  const uint64_t row_bytes = tile.cols * element_bytes;
-  const uint64_t offset = slice.offset + first_row * slice.row_stride + tile.first_col * element_bytes;
+  const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
+  const uint64_t offset = offset_in_file(slice, first_row, tile);
   if (slice.row_stride == row_bytes || rows == 1) {
     read_exactly(slice.file, offset, rows * row_bytes, to);
     return rows * row_bytes;

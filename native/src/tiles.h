@@ -1,5 +1,5 @@
 // Cuts an op's matrix into tiles: what one thread reads at once, small enough for its cache, large enough for a read to
-// be worth its call, and never through what the scheme needs together (a row, a scale block).
+// be worth its call (as the backend says), and never through what the scheme needs together (a row, a scale block).
 #pragma once
 
 #include <vector>
@@ -10,6 +10,6 @@
 namespace layercast {
 
 /// Appends the tiles of program.ops[op], in the order of its rows.
-void cut_tiles(const LayerProgram& program, uint32_t op, std::vector<Tile>& tiles);
+void cut_tiles(const Backend& backend, const LayerProgram& program, uint32_t op, std::vector<Tile>& tiles);
 
 }  // namespace layercast

@@ -59,15 +59,15 @@ LAW("a created live file is the header and the reserved bytes, and can be attach
   CHECK(read_file(path) == file);
 
   ArenaOptions options = {path, OpenMode::attach, bench.header, 10'000};
-  const Arena again(cpu_backend(), 1, options);
+  const Arena again(open_cpu(), options);
   CHECK(std::equal(bytes.begin(), bytes.end(), again.base(Half::live)));
   options.data_bytes = 9'999;
-  CHECK_EQUAL(ERROR_OF(Arena(cpu_backend(), 1, options)).code_name(), "NATIVE_INVALID_ARGUMENT");
+  CHECK_EQUAL(ERROR_OF(Arena(open_cpu(), options)).code_name(), "NATIVE_INVALID_ARGUMENT");
   options.data_bytes = 10'000;
   ByteVector other_header = bench.header;
   other_header[4095] = 'x';
   options.header = other_header;
-  CHECK_EQUAL(ERROR_OF(Arena(cpu_backend(), 1, options)).code_name(), "NATIVE_INVALID_ARGUMENT");
+  CHECK_EQUAL(ERROR_OF(Arena(open_cpu(), options)).code_name(), "NATIVE_INVALID_ARGUMENT");
   CHECK(read_file(path) == file);
 }
 
@@ -76,7 +76,7 @@ LAW("an arena that the disk has no room for leaves nothing behind, and the old f
   const ByteVector header(4096, uint8_t{' '});
   write_file(directory / "live", {1, 2, 3});
   const ArenaOptions options = {directory / "live", OpenMode::create, header, uint64_t{1} << 50};
-  const NativeError error = ERROR_OF(Arena(cpu_backend(), 1, options));
+  const NativeError error = ERROR_OF(Arena(open_cpu(), options));
   CHECK_EQUAL(error.code_name(), "NATIVE_OUT_OF_MEMORY");
   CHECK_EQUAL(detail(error, "bytes"), static_cast<double>((uint64_t{1} << 50) + 4096));
   CHECK(read_file(directory / "live") == (ByteVector{1, 2, 3}));
@@ -88,9 +88,9 @@ LAW("staging is poisoned on request, kept while open, and refused while it is no
   const ByteVector poisoned = bench.staging();
   CHECK(std::all_of(poisoned.begin(), poisoned.end(), [](uint8_t byte) { return byte == 0xA5; }));
   bench.arena->base(Half::staging)[7] = 1;
-  bench.arena->open_staging(*bench.pool, false);
+  bench.arena->open_staging(*bench.pool, Where::device, false);
   CHECK_EQUAL(+bench.staging()[7], 1);
-  bench.arena->open_staging(*bench.pool, true);
+  bench.arena->open_staging(*bench.pool, Where::device, true);
   CHECK_EQUAL(+bench.staging()[7], 0xA5);
   bench.arena->close_staging();
   CHECK_EQUAL(ERROR_OF(bench.arena->base(Half::staging)).code_name(), "NATIVE_INVALID_ARGUMENT");
@@ -102,7 +102,7 @@ LAW("staging and the arena cannot be closed while work is in flight") {
   {
     const ArenaUse use(arena);
     CHECK_EQUAL(ERROR_OF(arena->close_staging()).code_name(), "NATIVE_INVALID_ARGUMENT");
-    CHECK_EQUAL(ERROR_OF(arena->open_staging(*bench.pool, false)).code_name(), "NATIVE_INVALID_ARGUMENT");
+    CHECK_EQUAL(ERROR_OF(arena->open_staging(*bench.pool, Where::device, false)).code_name(), "NATIVE_INVALID_ARGUMENT");
     CHECK_EQUAL(ERROR_OF(arena->close()).code_name(), "NATIVE_INVALID_ARGUMENT");
     arena->base(Half::staging)[0] = 1;
   }

@@ -35,6 +35,9 @@ describe("the control page", () => {
     content: "reload-0",
     weightVersion: "step é",
     digest: "fedcba9876543210",
+    deviceKind: "cuda",
+    deviceUuid: "00112233445566778899aabbccddeeff",
+    ipcHandle: "c0ffee".padStart(128, "0"),
     dataOffset: 4096,
     dataBytes: 2 ** 40,
   };
@@ -55,9 +58,6 @@ describe("the control page", () => {
       abiVersion: 1,
       state: "live",
       generation: 2,
-      deviceKind: "cpu",
-      deviceUuid: "0".repeat(32),
-      ipcHandle: "0".repeat(128),
     });
   });
 
@@ -78,8 +78,15 @@ describe("the control page", () => {
     const control = core.openControl(join(directory, "control"));
     expect((await refusal(() => core.endSwap(control, update))).code).toBe("NATIVE_INVALID_ARGUMENT");
     core.beginSwap(control, 1, "reload-1");
-    for (const wrong of [{ arenaId: "12" }, { digest: "x" }, { epoch: -1 }, { layoutDigest: "zz".repeat(32) }]) {
-      const error = await refusal(() => core.endSwap(control, { ...update, ...wrong }));
+    for (const wrong of [
+      { arenaId: "12" },
+      { digest: "x" },
+      { epoch: -1 },
+      { layoutDigest: "zz".repeat(32) },
+      { deviceKind: "tpu" },
+      { ipcHandle: "" },
+    ]) {
+      const error = await refusal(() => core.endSwap(control, { ...update, ...wrong } as ControlUpdate));
       expect(error.code).toBe("NATIVE_INVALID_ARGUMENT");
     }
     core.closeControl(control);
@@ -103,15 +110,24 @@ describe("processes and threads", () => {
     expect(readFileSync(path, "utf8").trim()).toBe(String(process.pid));
   });
 
+  it("looks for the GPU's library only where it is asked to, and says in a sentence why there is none", async () => {
+    const env = { LAYERCAST_CUDA_LIBRARY: join(directory, "nowhere.so") };
+    const script = "console.log(core.cudaLibraryPath); console.log(core.cudaUnavailable)";
+    const [path, sentence] = (await runScript(script, env)).split("\n");
+    expect(path).toBe(env.LAYERCAST_CUDA_LIBRARY);
+    expect(sentence).toMatch(/CUDA.*nowhere\.so/);
+  });
+
   it("LAYERCAST_THREADS says how many threads there are, and nonsense is refused", async () => {
     expect(await runScript("console.log(core.threads)", { LAYERCAST_THREADS: "3" })).toBe("3");
     await expect(runScript("", { LAYERCAST_THREADS: "many" })).rejects.toThrow(/LAYERCAST_THREADS/);
   });
 
   const startWork = (): string => {
-    const options = { path: join(directory, "live"), mode: "create", dataBytes: 1 << 26 };
+    const options = { path: join(directory, "live"), mode: "create", dataBytes: 1 << 26, ipcHandle: "" };
     return `
-      const arena = core.openArena({ ...${JSON.stringify(options)}, headerBytes: new Uint8Array(4096) });
+      const device = core.openDevice("cpu");
+      const arena = core.openArena({ device, ...${JSON.stringify(options)}, headerBytes: new Uint8Array(4096) });
       const spans = [{ offset: 0, bytes: ${1 << 26} }];
       const work = () => core.digest(arena, "live", spans, core.createCancel());`;
   };

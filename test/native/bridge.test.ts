@@ -1,7 +1,7 @@
 // Every function of the bridge through the built addon: what it does, and how it refuses. The numbers themselves are the
 // business of the C++ tests beside this file.
 
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -12,11 +12,11 @@ import {
   NATIVE_ABI,
   NATIVE_ERRORS,
   OP_FIELDS,
-  type ProgramFile,
   SLICE_FIELDS,
 } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import { SCHEMES } from "../../orchestrator/contract/recipe.js";
+import { CODES, channelProgram, SPANS, VALUES } from "./channel-program.js";
 import { refusal } from "./refusal.js";
 
 const core = loadNative();
@@ -30,6 +30,8 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(directory, { recursive: true }));
 
+const sourcePath = (): string => join(directory, "file");
+
 function snake(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
@@ -40,62 +42,15 @@ function structFields(name: string): string[] {
   return [...body.matchAll(/^ {2}[\w:]+ (\w+);/gm)].map((match) => match[1] ?? "");
 }
 
-function planned(path: string): ProgramFile {
-  const status = statSync(path, { bigint: true });
-  const [mtimeNs, inode] = [String(status.mtimeNs), String(status.ino)];
-  return { path, sizeBytes: Number(status.size), mtimeNs, inode };
-}
+const device = core.openDevice("cpu");
 
-type Row<Fields extends readonly string[]> = Record<Fields[number], number>;
-
-function numbers<Fields extends readonly string[]>(fields: Fields, rows: Row<Fields>[]): Float64Array {
-  return new Float64Array(rows.flatMap((row) => fields.map((field) => row[field as Fields[number]])));
-}
-
-/** Two rows of four F32 values, to be quantized by channel: codes at 0, scales at 256. */
-function channelProgram(values: number[]): LayerProgram & { files: [ProgramFile] } {
-  const path = join(directory, "file");
-  writeFileSync(path, Buffer.from(new Float32Array(values).buffer));
-  return {
-    files: [planned(path)],
-    ops: numbers(OP_FIELDS, [
-      {
-        scheme: SCHEMES["fp8-channel"].code,
-        outDtype: DTYPES.F8_E4M3.code,
-        roundDtype: -1,
-        rows: 2,
-        cols: 4,
-        outOffset: 0,
-        scaleOffset: 256,
-        firstSlice: 0,
-        sliceCount: 1,
-        zeroRows: 0,
-        constant: Number.NaN,
-        mustBePositive: 0,
-      },
-    ]),
-    slices: numbers(SLICE_FIELDS, [
-      { file: 0, offset: 0, rowStride: 16, rows: 2, cols: 4, dtype: DTYPES.F32.code, toRow: 0 },
-    ]),
-    allowNonFinite: false,
-  };
-}
-
-const VALUES = [448, -448, 1, 0, 896, 2, -2, 0];
-const CODES = [0x7e, 0xfe, 0x38, 0, 0x7e, 0x38, 0xb8, 0];
-const SPANS = [
-  { offset: 0, bytes: 8 },
-  { offset: 256, bytes: 8 },
-];
-
-function createArena(): Arena {
-  const path = join(directory, "live");
-  return core.openArena({ path, mode: "create", headerBytes: HEADER, dataBytes: DATA_BYTES });
+function createArena(dataBytes = DATA_BYTES, path = join(directory, "live")): Arena {
+  return core.openArena({ device, path, mode: "create", headerBytes: HEADER, dataBytes, ipcHandle: "" });
 }
 
 function createStagedArena(): Arena {
   const arena = createArena();
-  core.openStaging(arena, true);
+  core.openStaging(arena, "device", true);
   return arena;
 }
 
@@ -123,16 +78,12 @@ describe("the two sides of the bridge", () => {
       expect(schemes).toContain(`${name.replace("-", "_")} = ${code}`);
     }
   });
-
-  it("say in a sentence why there is no GPU", () => {
-    expect(core.cudaUnavailable).toMatch(/CUDA/);
-  });
 });
 
 describe("runLayer, exchange and digest", () => {
   it("write to staging, and exchange makes it live, and again undoes it", async () => {
     const arena = createStagedArena();
-    const program = channelProgram(VALUES);
+    const program = channelProgram(sourcePath(), VALUES);
     const report = await core.runLayer(arena, "staging", program, core.createCancel());
     expect(report).toMatchObject({ bytesRead: 32, bytesWritten: 16, digest: expect.stringMatching(/^[0-9a-f]{16}$/) });
     for (const key of ["readMs", "placeMs", "quantizeMs", "writeMs"] as const) expect(report[key]).toBeGreaterThan(0);
@@ -152,7 +103,7 @@ describe("runLayer, exchange and digest", () => {
 
   it("give the digest that its definition gives", async () => {
     const arena = createStagedArena();
-    await core.runLayer(arena, "live", channelProgram(VALUES), core.createCancel());
+    await core.runLayer(arena, "live", channelProgram(sourcePath(), VALUES), core.createCancel());
     const mask = (1n << 64n) - 1n;
     const mix = (x: bigint): bigint => {
       const a = (x + 0x9e3779b97f4a7c15n) & mask;
@@ -173,7 +124,7 @@ describe("runLayer, exchange and digest", () => {
 
   it("refuse a value that is not finite, naming slice, row and column, unless it is allowed", async () => {
     const arena = createStagedArena();
-    const program = channelProgram([1, 1, 1, 1, 1, 1, Number.NaN, 1]);
+    const program = channelProgram(sourcePath(), [1, 1, 1, 1, 1, 1, Number.NaN, 1]);
     const cancel = core.createCancel();
     expect(await refusal(() => core.runLayer(arena, "staging", program, cancel))).toEqual({
       code: "NATIVE_NON_FINITE",
@@ -184,7 +135,7 @@ describe("runLayer, exchange and digest", () => {
 
   it("refuse a value that must be positive and is not", async () => {
     const arena = createStagedArena();
-    const program = channelProgram([1, 1, 1, 1, 1, 0, 1, 1]);
+    const program = channelProgram(sourcePath(), [1, 1, 1, 1, 1, 0, 1, 1]);
     program.ops[OP_FIELDS.indexOf("mustBePositive")] = 1;
     const error = await refusal(() => core.runLayer(arena, "staging", program, core.createCancel()));
     expect(error).toEqual({ code: "NATIVE_NOT_POSITIVE", details: { slice: 0, row: 1, col: 1 } });
@@ -192,7 +143,7 @@ describe("runLayer, exchange and digest", () => {
 
   it("refuse a source that changed or is missing, naming the file", async () => {
     const arena = createStagedArena();
-    const program = channelProgram(VALUES);
+    const program = channelProgram(sourcePath(), VALUES);
     truncateSync(program.files[0].path, 20);
     const run = () => core.runLayer(arena, "staging", program, core.createCancel());
     expect(await refusal(run)).toEqual({ code: "NATIVE_SOURCE_CHANGED", details: { file: 0 } });
@@ -202,7 +153,7 @@ describe("runLayer, exchange and digest", () => {
 
   it("refuse work that was cancelled", async () => {
     const arena = createStagedArena();
-    const program = channelProgram(VALUES);
+    const program = channelProgram(sourcePath(), VALUES);
     const cancel = core.createCancel();
     core.cancel(cancel);
     for (const call of [
@@ -218,7 +169,7 @@ describe("runLayer, exchange and digest", () => {
   it("reject, and never throw, what is not a program", async () => {
     const arena = createStagedArena();
     const cancel = core.createCancel();
-    const good = channelProgram(VALUES);
+    const good = channelProgram(sourcePath(), VALUES);
     const spoiled: unknown[] = [
       null,
       { ...good, files: null },
@@ -242,18 +193,26 @@ describe("runLayer, exchange and digest", () => {
 describe("the arena", () => {
   it("is a file with the header in front, attached to by the same header only", async () => {
     const arena = createStagedArena();
-    await core.runLayer(arena, "live", channelProgram(VALUES), core.createCancel());
+    await core.runLayer(arena, "live", channelProgram(sourcePath(), VALUES), core.createCancel());
     core.closeArena(arena);
     const path = join(directory, "live");
     expect(readFileSync(path).subarray(0, 4096)).toEqual(Buffer.from(HEADER));
 
-    const options = { path, mode: "attach", headerBytes: HEADER, dataBytes: DATA_BYTES } as const;
+    const options = {
+      device,
+      path,
+      mode: "attach",
+      headerBytes: HEADER,
+      dataBytes: DATA_BYTES,
+      ipcHandle: "",
+    } as const;
     const again = core.openArena(options);
     expect(await core.digest(again, "live", SPANS, core.createCancel())).not.toBe("0000000000000000");
     for (const other of [
       { dataBytes: 512 },
       { headerBytes: new Uint8Array(4096) },
       { headerBytes: new Uint8Array(9) },
+      { ipcHandle: "00".repeat(64) },
     ]) {
       expect((await refusal(() => core.openArena({ ...options, ...other }))).code).toBe("NATIVE_INVALID_ARGUMENT");
     }
@@ -264,26 +223,26 @@ describe("the arena", () => {
   it("is refused when the disk has no room for it, with nothing left behind", async () => {
     const path = join(directory, "huge");
     const dataBytes = 2 ** 50;
-    const error = await refusal(() => core.openArena({ path, mode: "create", headerBytes: HEADER, dataBytes }));
+    const error = await refusal(() => createArena(dataBytes, path));
     expect(error).toEqual({ code: "NATIVE_OUT_OF_MEMORY", details: { bytes: dataBytes + 4096 } });
     expect(existsSync(path)).toBe(false);
   });
 
   it("needs its staging open to write there, and gives it back", async () => {
     const arena = createArena();
-    const program = channelProgram(VALUES);
+    const program = channelProgram(sourcePath(), VALUES);
     const run = () => core.runLayer(arena, "staging", program, core.createCancel());
     expect((await refusal(run)).code).toBe("NATIVE_INVALID_ARGUMENT");
-    core.openStaging(arena, true);
+    core.openStaging(arena, "host", true);
     await run();
+    core.openStaging(arena, "device", false);
     core.closeStaging(arena);
     expect((await refusal(run)).code).toBe("NATIVE_INVALID_ARGUMENT");
   });
 
   it("cannot be closed while work is in flight, nor used once it is closed", async () => {
     const dataBytes = 1 << 26;
-    const path = join(directory, "live");
-    const arena = core.openArena({ path, mode: "create", headerBytes: HEADER, dataBytes });
+    const arena = createArena(dataBytes);
     const cancel = core.createCancel();
     const digest = () => core.digest(arena, "live", [{ offset: 0, bytes: dataBytes }], cancel);
     const running = Array.from({ length: 20 }, digest); // far more than can end before the next line
@@ -303,7 +262,7 @@ describe("the arena", () => {
 
   it("is exported as header and spans, in a file that appears whole", async () => {
     const arena = createStagedArena();
-    await core.runLayer(arena, "live", channelProgram(VALUES), core.createCancel());
+    await core.runLayer(arena, "live", channelProgram(sourcePath(), VALUES), core.createCancel());
     const path = join(directory, "export");
     const header = new Uint8Array([1, 2, 3]);
     const spans = [...SPANS].reverse();

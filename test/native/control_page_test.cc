@@ -22,6 +22,9 @@ ControlUpdate update_of(uint64_t number) {
   update.content = "content-" + std::to_string(number);
   update.weight_version = std::string(100, static_cast<char>('a' + number % 26));
   update.digest = number;
+  update.device_kind = number % 2 == 0 ? DeviceKind::cpu : DeviceKind::cuda;
+  update.device_uuid.fill(static_cast<uint8_t>(number + 1));
+  update.ipc_handle.fill(static_cast<uint8_t>(number + 2));
   update.data_offset = number;
   update.data_bytes = number;
   return update;
@@ -32,7 +35,8 @@ bool says(const ControlPage& page, uint64_t number) {
   return page.epoch == number && page.arena_id == update.arena_id && page.layout_digest == update.layout_digest &&
          text_of(page.reload) == update.reload && text_of(page.content) == update.content &&
          text_of(page.weight_version) == update.weight_version && page.digest == number &&
-         page.data_offset == number && page.data_bytes == number;
+         page.device_kind == update.device_kind && page.device_uuid == update.device_uuid &&
+         page.ipc_handle == update.ipc_handle && page.data_offset == number && page.data_bytes == number;
 }
 
 }  // namespace
@@ -67,6 +71,7 @@ LAW("every field lies where the layout says") {
   control.begin_swap(7, "first");
   ControlUpdate update = update_of(0x0102030405060708);
   update.reload = "reload";
+  update.device_kind = DeviceKind::cuda;
   control.end_swap(update);
   const ByteVector bytes = read_file(path);
   CHECK_EQUAL(std::string(bytes.begin(), bytes.begin() + 8), "LAYRCAST");
@@ -82,6 +87,12 @@ LAW("every field lies where the layout says") {
   CHECK_EQUAL(+bytes[208], +bytes[307]);
   CHECK_EQUAL(+bytes[308], 0);
   CHECK_EQUAL(value_at<uint64_t>(bytes, 336), 0x0102030405060708u);
+  CHECK_EQUAL(value_at<uint32_t>(bytes, 344), 1u);
+  CHECK_EQUAL(value_at<uint32_t>(bytes, 348), 0u);
+  CHECK_EQUAL(+bytes[352], 0x09);
+  CHECK_EQUAL(+bytes[367], 0x09);
+  CHECK_EQUAL(+bytes[368], 0x0A);
+  CHECK_EQUAL(+bytes[431], 0x0A);
   CHECK_EQUAL(value_at<uint64_t>(bytes, 432), 0x0102030405060708u);
   CHECK_EQUAL(value_at<uint64_t>(bytes, 440), 0x0102030405060708u);
   for (size_t i = 448; i < 4096; i++) CHECK_EQUAL(+bytes[i], 0);

@@ -39,19 +39,19 @@ LAW("a file that is missing is not found; one of another size, time or inode has
   SourceBench bench;
   LayerProgram program = copy_program(bench.path);
   program.files[0].path = bench.directory / "nothing";
-  check_code(ERROR_OF(SourceFiles files(program)), ErrorCode::source_not_found);
+  check_code(ERROR_OF(SourceFiles files(program, nothing_pinned())), ErrorCode::source_not_found);
 
   program = copy_program(bench.path);
   program.files[0].mtime_ns += 1;
-  check_code(ERROR_OF(SourceFiles files(program)), ErrorCode::source_changed);
+  check_code(ERROR_OF(SourceFiles files(program, nothing_pinned())), ErrorCode::source_changed);
 
   program = copy_program(bench.path);
   program.files[0].inode += 1;
-  check_code(ERROR_OF(SourceFiles files(program)), ErrorCode::source_changed);
+  check_code(ERROR_OF(SourceFiles files(program, nothing_pinned())), ErrorCode::source_changed);
 
   program = copy_program(bench.path);
   program.files[0].size_bytes += 1;
-  const NativeError error = ERROR_OF(SourceFiles files(program));
+  const NativeError error = ERROR_OF(SourceFiles files(program, nothing_pinned()));
   check_code(error, ErrorCode::source_changed);
   CHECK_EQUAL(detail(error, "file"), 0.0);
 }
@@ -61,15 +61,15 @@ LAW("a directory or a pipe in a file's place has changed, and hangs nobody") {
   LayerProgram program = copy_program(bench.path);
   std::filesystem::remove(bench.path);
   CHECK_EQUAL(mkfifo(bench.path.c_str(), 0600), 0);
-  check_code(ERROR_OF(SourceFiles files(program)), ErrorCode::source_changed);
+  check_code(ERROR_OF(SourceFiles files(program, nothing_pinned())), ErrorCode::source_changed);
   program.files[0].path = bench.directory / ".";
-  check_code(ERROR_OF(SourceFiles files(program)), ErrorCode::source_changed);
+  check_code(ERROR_OF(SourceFiles files(program, nothing_pinned())), ErrorCode::source_changed);
 }
 
 LAW("a file cut short after it was opened is an error of the read, not a signal") {
   SourceBench bench;
   const LayerProgram program = copy_program(bench.path);
-  const SourceFiles files(program);
+  const SourceFiles files(program, nothing_pinned());
   CHECK_EQUAL(files.read_tile(kWhole, bench.buffer.data()), kRows * kCols * 4);
   std::filesystem::resize_file(bench.path, 1000);
   check_code(ERROR_OF(files.read_tile(kWhole, bench.buffer.data())), ErrorCode::source_changed);
@@ -80,7 +80,7 @@ LAW("a file written to, replaced or deleted after it was opened is found when th
   {
     SourceBench bench;
     const LayerProgram program = copy_program(bench.path);
-    const SourceFiles files(program);
+    const SourceFiles files(program, nothing_pinned());
     files.check_unchanged();
     const timespec times[] = {{1, 0}, {1, 0}};
     CHECK_EQUAL(utimensat(AT_FDCWD, bench.path.c_str(), times, 0), 0);
@@ -89,7 +89,7 @@ LAW("a file written to, replaced or deleted after it was opened is found when th
   {
     SourceBench bench;
     const LayerProgram program = copy_program(bench.path);
-    const SourceFiles files(program);
+    const SourceFiles files(program, nothing_pinned());
     std::filesystem::rename(bench.path, bench.directory / "old");
     check_code(ERROR_OF(files.check_unchanged()), ErrorCode::source_changed);
     std::filesystem::copy_file(bench.directory / "old", bench.path);
@@ -101,7 +101,7 @@ LAW("a file of the program that no slice names is not opened") {
   SourceBench bench;
   LayerProgram program = copy_program(bench.path);
   program.files.push_back({bench.directory / "nothing", 1, 1, 1});
-  SourceFiles(program).check_unchanged();
+  SourceFiles(program, nothing_pinned()).check_unchanged();
 }
 
 LAW("a program that reaches outside of its files or of the arena is refused") {

@@ -65,13 +65,22 @@ inline Op filled(Scheme scheme, DType out, uint64_t rows, uint64_t cols, uint64_
   return {scheme, out, DType::none, rows, cols, 0, scaled ? scale_offset : -1, 0, slices, 0, kNoConstant, false};
 }
 
+inline const PinnedSources& nothing_pinned() {
+  static const PinnedSources none(cpu_backend(), nullptr);
+  return none;
+}
+
+inline std::shared_ptr<OpenDevice> open_cpu(uint32_t lanes = 1) {
+  return std::make_shared<OpenDevice>(cpu_backend(), 0, lanes);
+}
+
 /// A pool and an arena with poisoned staging.
 struct Bench {
   explicit Bench(uint64_t data_bytes, uint32_t threads = 2)
       : pool(std::make_unique<ThreadPool>(threads)), header(4096, uint8_t{' '}) {
     const ArenaOptions options = {directory / "live", OpenMode::create, header, data_bytes};
-    arena = std::make_unique<Arena>(cpu_backend(), pool->lanes(), options);
-    arena->open_staging(*pool, true);
+    arena = std::make_unique<Arena>(open_cpu(pool->lanes()), options);
+    arena->open_staging(*pool, Where::device, true);
   }
 
   LayerReport run(const LayerProgram& program) {
