@@ -21,6 +21,7 @@ const STEPS = [
   { name: "native", run: () => nativeTests("build-test", "") },
   { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined") },
   { name: "unit", run: () => vitest("unit") },
+  { name: "python", run: pythonTests },
   { name: "schedules", run: () => vitest("schedules") },
   { name: "e2e", run: () => vitest("e2e") },
 ];
@@ -72,6 +73,17 @@ async function nativeTests(folder, sanitize) {
   const counts = /(\d+) passed, (\d+) failed/.exec(tests.output);
   const [passed, counted] = [Number(counts?.[1] ?? 0), Number(counts?.[2] ?? 0)];
   return { passed, failed: failures(counted, passed, tests.code), output: tests.output };
+}
+
+/** The consumer package's own tests; those that need torch or a GPU skip themselves and are not counted. */
+async function pythonTests() {
+  const folder = join("worker", "python");
+  const args = ["-B", "-m", "unittest", "discover", "-v", "-s", folder, "-t", folder];
+  const { code, output } = await execute("python3", args);
+  const passed = output.match(/ \.\.\. ok$/gm)?.length ?? 0;
+  const [, counts = ""] = /^FAILED \((.*)\)$/m.exec(output) ?? [];
+  const counted = [...counts.matchAll(/(?:failures|errors)=(\d+)/g)].reduce((sum, [, count]) => sum + Number(count), 0);
+  return { passed, failed: failures(counted, passed, code), output };
 }
 
 async function vitest(project) {
