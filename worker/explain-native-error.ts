@@ -46,6 +46,8 @@ export function explainNativeError(error: unknown, plan: Plan, resolved: Resolve
     case "NATIVE_OUT_OF_MEMORY":
     case "NATIVE_IO":
       return explainHostError(error, what);
+    case "NATIVE_NO_DEVICE":
+      return explained(error, "device_lost", `${what} on host ${hostname()}: ${error.message}`, { host: hostname() });
     case "NATIVE_INVALID_ARGUMENT":
       return explained(error, "internal", `${what}: ${error.message}`, {});
     case "NATIVE_CANCELLED":

@@ -18,7 +18,7 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
     await tellArena(rank, null);
     return;
   }
-  const { owner, scope, report } = loading;
+  const { owner, scope, report, plan } = loading;
   await faultPoint("worker.swap", scope);
   if (rank.staging.prepared(owner) === null) await prepareReload(loading);
   const swapMs = await rank.staging.swap(owner, held);
@@ -26,4 +26,5 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
   await faultPoint("worker.swapped", scope);
   report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
   await tellArena(rank, { ms: swapMs, endedAt });
+  rank.sources.becameLive(plan.source.files);
 }

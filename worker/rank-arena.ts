@@ -4,10 +4,12 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import type { Arena, Control, ControlPage, Half, NativeCore } from "../native/native.js";
+import type { Arena, Control, ControlPage, Device, DeviceFacts, Half, NativeCore } from "../native/native.js";
 import type { ArenaLayout, Layout } from "../orchestrator/contract/plan.js";
 import { layoutArena } from "../orchestrator/planner/arena-layout.js";
+import type { StagingPlace } from "../orchestrator/reloads/plan-store.js";
 import type { Held, LiveArena } from "../orchestrator/reloads/protocol/state.js";
+import type { HeldMemory, Holders } from "./holder.js";
 
 export interface StandingArena {
   arena: Arena;
@@ -15,6 +17,8 @@ export interface StandingArena {
   id: string;
   layoutDigest: string;
   layout: ArenaLayout;
+  /** Of the live half; null where that is a file. */
+  memory: HeldMemory | null;
 }
 
 /** Where a reload's bytes are written before its swap. */
@@ -36,7 +40,12 @@ export interface RankArena {
   beginSwap(epoch: number, reload: string): void;
   endSwap(standing: StandingArena, held: Held, digest: string): void;
   /** Makes ready a place for bytes of this layout. */
-  makeDestination(layout: Layout, layoutDigest: string, mode: "staged" | "in_place"): Destination;
+  makeDestination(
+    layout: Layout,
+    layoutDigest: string,
+    mode: "staged" | "in_place",
+    place: StagingPlace,
+  ): Promise<Destination>;
   /** `next` becomes the standing arena, under the live file's name. */
   takeOver(next: StandingArena): void;
   close(): void;
@@ -45,6 +54,9 @@ export interface RankArena {
 export interface RankArenaOptions {
   core: NativeCore;
   directory: string;
+  device: Device;
+  /** Who holds device memory for it; null: live halves are files. */
+  holders: Holders | null;
   /** Fills staging with a pattern before each use, so that a byte left unwritten shows. */
   poison: boolean;
   /** The layout of the arena that the control page names, if it is still known. */
@@ -67,26 +79,60 @@ export const HOST_FILES: Files = {
   remove: (path) => rmSync(path, { force: true }),
 };
 
+/** Beside staging: what a load needs of the device for a moment. */
+const SCRATCH_BYTES = 512 * 2 ** 20;
+
 export async function openRankArena(options: RankArenaOptions): Promise<RankArena> {
-  const { core, directory, poison, files } = options;
-  const livePath = join(directory, "live.safetensors");
-  const nextPath = join(directory, "next.safetensors");
+  const { core, directory, device, holders, poison, files } = options;
+  // A header alone is no safetensors file, and its name says so.
+  const ending = holders === null ? "safetensors" : "safetensors.header";
+  const livePath = join(directory, `live.${ending}`);
+  const nextPath = join(directory, `next.${ending}`);
   const controlPath = join(directory, "control");
   const exportDirectory = join(directory, "exports");
+  const facts = core.describeDevice(device);
   files.makeDirectory(exportDirectory);
   files.remove(nextPath);
+  holders?.find(nextPath)?.release();
   const control = core.openControl(controlPath);
   let standing = await attachStanding(options, control, livePath);
   let next: StandingArena | null = null;
+  let stagingAt: "device" | "host" | null = null;
 
-  function createNext(layout: Layout, layoutDigest: string): StandingArena {
-    if (next !== null) core.closeArena(next.arena);
+  function close({ arena, memory }: StandingArena): void {
+    core.closeArena(arena);
+    memory?.release();
+  }
+
+  /** What staging holds is of the old layout: its room is the new arena's. */
+  function closeStaging(): void {
+    if (standing !== null) core.closeStaging(standing.arena);
+    stagingAt = null;
+  }
+
+  async function createNext(layout: Layout, layoutDigest: string): Promise<StandingArena> {
+    if (next !== null) close(next);
     next = null;
+    closeStaging();
     const planned = layoutArena(layout);
     const { headerBytes, dataBytes } = planned;
-    const arena = core.openArena({ path: nextPath, mode: "create", headerBytes, dataBytes });
-    next = { arena, id: randomBytes(16).toString("hex"), layoutDigest, layout: planned };
-    return next;
+    const memory = holders === null ? null : await holders.hold(nextPath, dataBytes);
+    const ipcHandle = memory?.ipcHandle ?? "";
+    try {
+      const arena = core.openArena({ path: nextPath, mode: "create", headerBytes, dataBytes, device, ipcHandle });
+      next = { arena, id: randomBytes(16).toString("hex"), layoutDigest, layout: planned, memory };
+      return next;
+    } catch (error) {
+      memory?.release();
+      throw error;
+    }
+  }
+
+  function openStaging({ arena, layout }: StandingArena, place: StagingPlace): void {
+    const at = place === "auto" ? (stagingAt ?? roomiest(core.describeDevice(device), layout.dataBytes)) : place;
+    stagingAt = null;
+    core.openStaging(arena, at, poison);
+    stagingAt = at;
   }
 
   return {
@@ -97,60 +143,74 @@ export async function openRankArena(options: RankArenaOptions): Promise<RankAren
     liveState: () => liveStateOf(core.readControl(control), standing !== null),
     standing: () => standing,
     beginSwap: (epoch, reload) => core.beginSwap(control, epoch, reload),
-    endSwap(arena, held, digest) {
-      const { headerBytes, dataBytes } = arena.layout;
+    endSwap({ id, layout, memory }, held, digest) {
       core.endSwap(control, {
         ...held,
-        arenaId: arena.id,
+        arenaId: id,
         digest,
-        dataOffset: headerBytes.byteLength,
-        dataBytes,
+        deviceKind: facts.kind,
+        deviceUuid: facts.uuid,
+        ipcHandle: memory?.ipcHandle ?? NO_HANDLE,
+        dataOffset: layout.headerBytes.byteLength,
+        dataBytes: layout.dataBytes,
       });
     },
-    makeDestination(layout, layoutDigest, mode) {
+    async makeDestination(layout, layoutDigest, mode, place) {
       if (standing === null || standing.layoutDigest !== layoutDigest) {
-        return { target: createNext(layout, layoutDigest), half: "live", mode: "next" };
+        return { target: await createNext(layout, layoutDigest), half: "live", mode: "next" };
       }
       const { state } = core.readControl(control);
       if (mode === "in_place" || state !== "live") return { target: standing, half: "live", mode: "live" };
-      core.openStaging(standing.arena, poison);
+      openStaging(standing, place);
       return { target: standing, half: "staging", mode: "staging" };
     },
     takeOver(taking) {
-      if (standing !== null) core.closeArena(standing.arena);
+      if (standing !== null) close(standing);
       files.rename(nextPath, livePath);
+      holders?.rename(nextPath, livePath);
       standing = taking;
       next = null;
     },
     close() {
-      if (next !== null) core.closeArena(next.arena);
-      if (standing !== null) core.closeArena(standing.arena);
+      if (next !== null) close(next);
+      if (standing !== null) core.closeArena(standing.arena); // its holder waits for this worker's successor
       core.closeControl(control);
     },
   };
 }
 
+const NO_HANDLE = "0".repeat(128);
+
+function roomiest({ kind, freeBytes }: DeviceFacts, bytes: number): "device" | "host" {
+  return kind === "cpu" || freeBytes >= bytes + SCRATCH_BYTES ? "device" : "host";
+}
+
 /** The live file that an earlier process of this rank left, if it is what the control page says; else none. */
 async function attachStanding(
-  { core, files, findLayout }: RankArenaOptions,
+  { core, device, holders, files, findLayout }: RankArenaOptions,
   control: Control,
   path: string,
 ): Promise<StandingArena | null> {
   const page = core.readControl(control);
-  if (page.state === "empty" || !files.exists(path)) return null;
-  const layout = await findLayout(page.layoutDigest);
-  if (layout === null) return null;
-  const planned = layoutArena(layout);
-  try {
-    const arena = core.openArena({
-      path,
-      mode: "attach",
-      headerBytes: planned.headerBytes,
-      dataBytes: planned.dataBytes,
-    });
-    return { arena, id: page.arenaId, layoutDigest: page.layoutDigest, layout: planned };
-  } catch {
-    return null; // not that arena's file: it is laid out anew by the next load
+  const memory = holders?.find(path) ?? null;
+  const standing = await attach();
+  if (standing === null) memory?.release();
+  return standing;
+
+  async function attach(): Promise<StandingArena | null> {
+    if (page.state === "empty" || !files.exists(path)) return null;
+    if (holders !== null && memory?.ipcHandle !== page.ipcHandle) return null;
+    const layout = await findLayout(page.layoutDigest);
+    if (layout === null) return null;
+    const planned = layoutArena(layout);
+    const { headerBytes, dataBytes } = planned;
+    const ipcHandle = memory?.ipcHandle ?? "";
+    try {
+      const arena = core.openArena({ path, mode: "attach", headerBytes, dataBytes, device, ipcHandle });
+      return { arena, id: page.arenaId, layoutDigest: page.layoutDigest, layout: planned, memory };
+    } catch {
+      return null; // not that arena's: it is laid out anew by the next load
+    }
   }
 }
 

@@ -15,12 +15,14 @@ import type { RankArena } from "./rank-arena.js";
 import { openReport, type ProgressReport } from "./report.js";
 import type { RankStaging } from "./staging.js";
 
-/** Looks at a plan's source files as this host sees them. Both throw `source_changed` or `source_not_found`. */
+/** A plan's source files as this host sees them. Looking at them throws `source_changed` or `source_not_found`. */
 export interface Sources {
   /** Before the first read, headers included. */
   verify(files: readonly CheckpointFile[]): Promise<void>;
   /** After the last read. */
   requireUntouched(files: readonly CheckpointFile[]): Promise<void>;
+  /** Hears which files the live bytes came from, whenever those have changed. */
+  becameLive(files: readonly CheckpointFile[]): void;
 }
 
 export interface Rank {
@@ -86,12 +88,14 @@ export function reportKeeper(
   redis: Redis,
   log: Logger,
   who: Pick<Rank, "replica" | "rank" | "incarnation">,
+  pinnedBytes: () => number,
 ): Rank["report"] {
   let current: { reload: string; report: ProgressReport } | null = null;
   return ({ reload }, plan) => {
     if (current?.reload !== reload) {
       const { replica, rank, incarnation } = who;
-      const report = openReport(redis, log, reload, { replica, rank, incarnation }, plan.layout.layers.length);
+      const layerCount = plan.layout.layers.length;
+      const report = openReport(redis, log, reload, { replica, rank, incarnation }, layerCount, pinnedBytes);
       current = { reload, report };
     }
     return current.report;

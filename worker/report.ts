@@ -27,6 +27,7 @@ export function openReport(
   reload: string,
   who: Pick<RankProgress, "replica" | "rank" | "incarnation">,
   layerCount: number,
+  pinnedBytes: () => number,
 ): ProgressReport {
   const progress: RankProgress = { ...who, ...NOTHING_DONE };
   const done = new Array<string>(layerCount).fill("0");
@@ -35,6 +36,7 @@ export function openReport(
 
   function tell<Name extends keyof ReloadEvents>(name: Name, payload: ReloadEvents[Name]): void {
     progress.peak_memory_bytes = peakMemoryBytes();
+    progress.pinned_bytes = Math.max(progress.pinned_bytes, pinnedBytes());
     const report: RankReport = { progress, layersDone: done.join("") };
     redis
       .pipeline()
@@ -93,6 +95,7 @@ const NOTHING_DONE = {
   finalize_ms: 0,
   swap_ms: 0,
   peak_memory_bytes: 0,
+  pinned_bytes: 0,
 } as const satisfies Omit<RankProgress, "replica" | "rank" | "incarnation">;
 
 export function addLayer(progress: RankProgress, report: LayerReport): void {

@@ -95,9 +95,10 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
     return resolver.resolve;
   }
 
-  function makeRoom({ layout, layoutDigest }: LoadedPlan, mode: "staged" | "in_place"): Destination {
+  async function makeRoom(plan: LoadedPlan, mode: "staged" | "in_place"): Promise<Destination> {
+    const { layout, layoutDigest, stagingPlace } = plan;
     try {
-      return arena.makeDestination(layout, layoutDigest, mode);
+      return await arena.makeDestination(layout, layoutDigest, mode, stagingPlace);
     } catch (error) {
       throw explainHostError(error, `the arena of layout ${layoutDigest.slice(0, 12)}`);
     }
@@ -133,11 +134,11 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
       if (isOwner(ledger.staging, owner)) return;
       const opened = open(ledger, owner);
       work.cancelAll();
-      await exclusively(() => {
+      await exclusively(async () => {
         if (isOwner(ledger.staging, owner)) return;
         refuseLive(arena, owner);
         ledger = { staging: { kind: "closed" }, highestEpoch: owner.epoch };
-        destination = makeRoom(plan, mode);
+        destination = await makeRoom(plan, mode);
         if (destination.mode === "live") arena.beginSwap(owner.epoch, owner.reload);
         ledger = opened;
       });

@@ -14,7 +14,6 @@ import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
 import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
-import { LayercastError } from "../orchestrator/contract/errors.js";
 import {
   CHANNELS,
   type FleetMessage,
@@ -30,6 +29,8 @@ import { openFleetStore } from "../orchestrator/reloads/fleet-store.js";
 import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
 import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { openNativeWork } from "./native-work.js";
+import { leavingWithDevice, openRankDevice } from "./open-device.js";
+import { pinRepeatedSources } from "./pin-sources.js";
 import { type Rank, reportKeeper } from "./rank.js";
 import { HOST_FILES, openRankArena } from "./rank-arena.js";
 import { runJob } from "./run-job.js";
@@ -102,16 +103,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
 
 async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const { fleet, replica, rank, onFatal } = options;
-  if (options.device !== "cpu") {
-    throw new LayercastError(
-      "invalid_request",
-      `device ${options.device} is not available: this build has the cpu device`,
-      {
-        device: options.device,
-      },
-    );
-  }
-  const core = loadNative();
+  const core = leavingWithDevice(loadNative(), onFatal);
   const key = rankKey(replica, rank);
   const incarnation = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
   const log = options.log.child({ fleet, replica, rank, incarnation });
@@ -122,10 +114,12 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   await faultPoint("worker.starting", scope);
   const poison = process.env.LAYERCAST_POISON === "1";
   const plans = openPlanStore(redis);
-  const arena = await openRankArena({ core, directory, poison, findLayout: plans.layout, files: HOST_FILES });
+  const place = openRankDevice(core, options.device, directory);
+  const arena = await openRankArena({ core, directory, ...place, poison, findLayout: plans.layout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
-  const report = reportKeeper(redis, log, { replica, rank, incarnation });
+  const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
+  const report = reportKeeper(redis, log, { replica, rank, incarnation }, pinnedBytes);
   const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
     for (const { id, epoch, state, error } of entered) log.info({ reload: id, epoch, error }, state);
@@ -143,7 +137,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     core,
     store,
     plans,
-    sources: { verify: verifyFiles, requireUntouched },
+    sources: { verify: verifyFiles, requireUntouched, becameLive: pinRepeatedSources(core, place.device, log) },
     arena,
     staging,
     log,

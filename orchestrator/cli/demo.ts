@@ -1,5 +1,4 @@
-// `layercast demo`: the main job on real input, start to end. A fleet of two CPU workers takes the shipped checkpoint's
-// three versions, goes back to the second, and every kernel tensor that the ranks then hold is compared with its known digest.
+// `layercast demo`: the main job on real input, start to end. A fleet of two workers takes the shipped checkpoint's three versions, goes back to the second, and every kernel tensor that the ranks then hold is compared with its known digest.
 
 import { appendFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -31,10 +30,11 @@ export function addDemo(program: Command, context: CommandContext): void {
   program
     .command("demo")
     .description("start a fleet, reload the shipped checkpoint three times, roll back, check every byte, stop")
-    .action(() => runDemo(context));
+    .option("--device <device>", "what the workers run on: cpu, or cuda:N for a GPU that they share", "cpu")
+    .action(({ device }: { device: string }) => runDemo(context, device));
 }
 
-async function runDemo(context: CommandContext): Promise<void> {
+async function runDemo(context: CommandContext, device: string): Promise<void> {
   const { terminal } = context;
   const runDir = await mkdtemp(join(tmpdir(), "layercast-demo-"));
   const logFile = join(runDir, "up.log");
@@ -44,7 +44,7 @@ async function runDemo(context: CommandContext): Promise<void> {
   let fleet: LocalFleet | null = null;
   let right = false;
   try {
-    fleet = await startDemoFleet(terminal, runDir, logFile, stopping);
+    fleet = await startDemoFleet(terminal, device, runDir, logFile, stopping);
     right = await reloadAndCheck(fleet, terminal, runDir, stopping.signal);
   } catch (error) {
     terminal.err(await lastLines(logFile));
@@ -60,23 +60,24 @@ async function runDemo(context: CommandContext): Promise<void> {
 
 async function startDemoFleet(
   terminal: Terminal,
+  device: string,
   runDir: string,
   logFile: string,
   stopping: AbortController,
 ): Promise<LocalFleet> {
-  terminal.out(`Starting Redis, an orchestrator and ${RANKS.length} CPU workers in ${runDir} ...`);
+  terminal.out(`Starting Redis, an orchestrator and ${RANKS.length} workers on ${device} in ${runDir} ...`);
   const write = (source: string, text: string) => appendFileSync(logFile, `${source}: ${text}\n`);
   const fleet = await startLocalFleet({
     fleet: FLEET,
     replicas: 1,
     tp: RANKS.length,
-    device: "cpu",
+    device,
     port: 0,
     runDir,
     sourceRoots: [fixturePath()],
     redisUrl: terminal.env.REDIS_URL === undefined || terminal.env.REDIS_URL === "" ? null : terminal.env.REDIS_URL,
     token: null,
-    env: { ...terminal.env, LAYERCAST_TOKEN: "", LAYERCAST_TOKEN_FILE: "" },
+    env: { ...terminal.env, LAYERCAST_TOKEN: "", LAYERCAST_TOKEN_FILE: "", LAYERCAST_HOLD_MS: "0" },
     watcher: { line: write, note: write, gaveUp: () => stopping.abort() },
   });
   const deadline = AbortSignal.timeout(READY_DEADLINE_MS);

@@ -187,13 +187,14 @@ export function planLines(plan: PlanView): string[] {
     formatBytes(rank.held_bytes),
     formatBytes(rank.arena_bytes),
     formatBytes(rank.peak_memory_bytes),
+    formatBytes(rank.device_memory_bytes),
   ]);
   return [
     `${plan.model_type}, tensor-parallel size ${plan.tensor_parallel_size}, recipe ${plan.recipe}: ` +
       `${plan.layers.length} layers in ${plan.jobs_per_rank} jobs a rank`,
     `layout ${plan.layout_digest}`,
     ...formatTable(["layer", ">job", ">kernel tensors", ">read", ">held"], layers),
-    ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory"], ranks),
+    ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory", ">on a GPU"], ranks),
     ...plan.skipped.map((tensor) => `skipped: ${tensor.name} (${tensor.reason})`),
   ];
 }

@@ -161,7 +161,8 @@ function orchestratorArgs(options: LocalFleetOptions, port: number): string[] {
 
 function workerArgs(options: LocalFleetOptions, runDir: string, replica: number, rank: number): string[] {
   const place = ["--replica", String(replica), "--replicas", String(options.replicas), "--rank", String(rank)];
-  const rest = ["--tp", String(options.tp), "--device", options.device, "--run-dir", runDir];
+  const device = options.device === "cuda" ? `cuda:${replica * options.tp + rank}` : options.device;
+  const rest = ["--tp", String(options.tp), "--device", device, "--run-dir", runDir];
   return ["worker", "--fleet", options.fleet, ...place, ...rest];
 }
 

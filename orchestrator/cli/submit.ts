@@ -26,6 +26,7 @@ export interface SubmitOptions extends HttpOptions {
   submissionId?: string;
   fleet?: string;
   inPlace?: true;
+  staging?: string;
   allowNewLayout?: true;
   allowNonFinite?: true;
   layersPerJob?: number | "auto";
@@ -48,6 +49,12 @@ export function addSubmit(program: Command, context: CommandContext): void {
     .option("--submission-id <name>", "the same id and options again are the same reload")
     .option("--fleet <name>", "the fleet (default: default)")
     .option("--in-place", "overwrite the live weights: no memory for staging needed, no way back")
+    .addOption(
+      new Option(
+        "--staging <place>",
+        "where new weights wait on a GPU's rank: auto is the device, if it has room",
+      ).choices(["auto", "device", "host"]),
+    )
     .option("--allow-new-layout", "let kernel tensors change shape or place; consumers must attach again")
     .option("--allow-non-finite", "let NaN and infinity through")
     .addOption(layersPerJobOption())
@@ -99,6 +106,7 @@ export function submitBody(options: SubmitOptions): SubmitDraft {
     recipe: given({ scheme: options.recipe, ignore: options.ignore }),
     install: given({
       mode: options.inPlace === true ? "in_place" : undefined,
+      staging: options.staging,
       allow_new_layout: options.allowNewLayout,
       allow_non_finite: options.allowNonFinite,
     }),

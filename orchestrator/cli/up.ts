@@ -26,7 +26,7 @@ export function addUp(program: Command, context: CommandContext): void {
     .description("run Redis (unless REDIS_URL is set), an orchestrator and one worker a rank on this machine")
     .option("--replicas <number>", "replicas of the fleet", integerFrom(1, 1024), 1)
     .option("--tp <number>", "tensor-parallel size: ranks of a replica", integerFrom(1, 1024), 2)
-    .option("--device <device>", "what the workers run on", "cpu")
+    .option("--device <device>", "what the workers run on: cpu, cuda for a GPU each, or cuda:N for one of them", "cpu")
     .option("--fleet <name>", "the fleet", "default")
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
     .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)

@@ -31,7 +31,7 @@ export function addWorker(program: Command, context: CommandContext): void {
     .option("--replicas <number>", "how many replicas the fleet has", size, 1)
     .requiredOption("--rank <number>", "which rank of the replica", number)
     .requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica", size)
-    .option("--device <device>", "cpu", "cpu")
+    .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
     .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
     .action(async (options: WorkerCommandOptions) => {

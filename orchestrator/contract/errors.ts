@@ -45,6 +45,7 @@ export const ERRORS = {
   layout_changed: { status: 409, retryable: false, title: "The reload needs another arena layout" },
   out_of_memory: { status: 507, retryable: false, title: "There is not enough memory or disk space" },
   not_prepared: { status: 409, retryable: true, title: "A rank has not prepared this reload" },
+  device_lost: { status: 409, retryable: true, title: "A rank's device was lost" },
   rank_lost: { status: 409, retryable: true, title: "A rank was lost" },
   hook_failed: { status: 502, retryable: true, title: "A pause or resume hook failed" },
 

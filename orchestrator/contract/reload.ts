@@ -196,6 +196,7 @@ export const RankProgressAnswer = Type.Object({
   finalize_ms: Milliseconds,
   swap_ms: Milliseconds,
   peak_memory_bytes: Type.Integer({ description: "Measured: the process's highest resident set during this reload" }),
+  pinned_bytes: Type.Integer({ description: "Measured: most host memory pinned for the device during this reload" }),
 });
 export type RankProgress = Static<typeof RankProgressAnswer>;
 
@@ -266,7 +267,10 @@ export const PlanAnswer = Type.Object(
         read_bytes: Type.Integer(),
         held_bytes: Type.Integer(),
         arena_bytes: Type.Integer(),
-        peak_memory_bytes: Type.Integer({ description: "Estimate: live, staging and scratch" }),
+        peak_memory_bytes: Type.Integer({ description: "Estimate on the CPU: live, staging and scratch" }),
+        device_memory_bytes: Type.Integer({
+          description: "Estimate on a GPU, of its memory: live, staging and scratch",
+        }),
       }),
     ),
     jobs_per_rank: Type.Integer(),

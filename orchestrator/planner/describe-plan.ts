@@ -3,13 +3,13 @@
 import type { Plan } from "../contract/plan.js";
 import type { PlanView } from "../contract/reload.js";
 import { layoutArena } from "./arena-layout.js";
-import { arenaFileBytes, estimatePeakBytes } from "./estimate-memory.js";
+import { arenaFileBytes, estimateDeviceBytes, estimatePeakBytes } from "./estimate-memory.js";
 import { groupLayers } from "./group-layers.js";
 import { heldBytesOf, readBytesOf } from "./layer-bytes.js";
 
-export function describePlan(plan: Plan, layersPerJob: "auto" | number): PlanView {
+export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobBytes?: number): PlanView {
   const { layout } = plan;
-  const jobs = groupLayers(plan, layersPerJob);
+  const jobs = groupLayers(plan, layersPerJob, autoJobBytes);
   const jobOf = jobs.flatMap((layers, job) => layers.map(() => job));
   const ranks = Array.from({ length: layout.tensorParallelSize }, (_, rank) => rank);
   const readBytes = ranks.map((rank) => layout.layers.map((layer) => readBytesOf(plan, layer, rank)));
@@ -43,5 +43,6 @@ function describeRanks({ layout }: Plan, readBytes: readonly number[][]): PlanVi
     held_bytes: heldBytes,
     arena_bytes: arenaFileBytes(arena),
     peak_memory_bytes: estimatePeakBytes(layout, arena),
+    device_memory_bytes: estimateDeviceBytes(arena),
   }));
 }

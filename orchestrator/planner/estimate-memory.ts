@@ -4,6 +4,10 @@
 //
 // The last term is scratch: each of the core's threads holds one tile of a checkpoint tensor and its F32 values. A tile is at
 // most 2 MiB, or one row where a row's scale needs all of it. Checkpoint pages that the system caches are not counted.
+//
+// On a GPU both halves and a ring of tiles a thread lie in its memory, and as many tiles again in pinned memory of the host:
+//
+//   live half + staging half + LANES · SLOTS · 4 MiB
 
 import type { ArenaLayout, Layout } from "../contract/plan.js";
 
@@ -15,6 +19,11 @@ export function estimatePeakBytes(layout: Layout, arena: ArenaLayout): number {
   return arenaFileBytes(arena) + arena.dataBytes + LANES * Math.max(TILE_BYTES, 4 * longestRowBytes);
 }
 
+/** Of a GPU's memory. */
+export function estimateDeviceBytes(arena: ArenaLayout): number {
+  return 2 * arena.dataBytes + LANES * DEVICE_SLOTS * DEVICE_TILE_BYTES;
+}
+
 /** Size of a rank's live file. */
 export function arenaFileBytes(arena: ArenaLayout): number {
   return arena.headerBytes.byteLength + arena.dataBytes;
@@ -22,4 +31,6 @@ export function arenaFileBytes(arena: ArenaLayout): number {
 
 const LANES = 16;
 const TILE_BYTES = 2 * 2 ** 20;
+const DEVICE_SLOTS = 3;
+const DEVICE_TILE_BYTES = 4 * 2 ** 20;
 const F32_BYTES = 4;

@@ -4,11 +4,15 @@
 import type { Plan } from "../contract/plan.js";
 import { heldBytesOf, mostReadBytesOf } from "./layer-bytes.js";
 
-/** Bytes read and written by one job under `auto`: some 25 ms of work where a core machine moves 10 GB/s. */
-export const AUTO_JOB_BYTES = 256 * 2 ** 20;
+/** Bytes read and written by one job under `auto`: some 25 ms of work at 10 GB/s, or where a GPU reads 55 GB/s over its bus. */
+export const AUTO_JOB_BYTES = { cpu: 256 * 2 ** 20, cuda: 2 * 2 ** 30 };
 
 /** Each job's layers, as indexes into the plan's layers. */
-export function groupLayers(plan: Plan, layersPerJob: "auto" | number, targetBytes = AUTO_JOB_BYTES): number[][] {
+export function groupLayers(
+  plan: Plan,
+  layersPerJob: "auto" | number,
+  targetBytes: number = AUTO_JOB_BYTES.cpu,
+): number[][] {
   const jobs: number[][] = [];
   let current: number[] = [];
   let currentBytes = 0;

@@ -2,7 +2,7 @@
 
 import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
 import { checkPlan } from "../planner/check-plan.js";
-import { groupLayers } from "../planner/group-layers.js";
+import { AUTO_JOB_BYTES, groupLayers } from "../planner/group-layers.js";
 import { planReload } from "../planner/plan-reload.js";
 import type { LoadedPlan } from "./plan-store.js";
 import type { FleetState } from "./protocol/state.js";
@@ -20,8 +20,13 @@ export async function makePlan(request: StoredRequest, state: FleetState, source
     dtype: request.dtype,
   });
   checkPlan(plan, table);
-  const layerJobs = groupLayers(plan, request.policy.layers_per_job);
+  const layerJobs = groupLayers(plan, request.policy.layers_per_job, autoJobBytes(state));
   const { install, policy } = request;
   const retry = { attempts: policy.attempts, backoffMs: policy.backoff_ms };
-  return { ...plan, layerJobs, allowNonFinite: install.allow_non_finite, retry };
+  return { ...plan, layerJobs, allowNonFinite: install.allow_non_finite, stagingPlace: install.staging, retry };
+}
+
+export function autoJobBytes({ ranks }: Pick<FleetState, "ranks">): number {
+  const isOnGpus = Object.values(ranks).some(({ device }) => device.startsWith("cuda"));
+  return AUTO_JOB_BYTES[isOnGpus ? "cuda" : "cpu"];
 }

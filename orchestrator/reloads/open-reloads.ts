@@ -20,7 +20,7 @@ import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
 import { followEvents, openFollower } from "./follow-reload.js";
-import { makePlan } from "./make-plan.js";
+import { autoJobBytes, makePlan } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
 import { isTerminal } from "./protocol/state.js";
@@ -164,5 +164,5 @@ async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanVie
   const { table, config } = await readCheckpointTable(request.source.uri, { allowedRoots: deps.sourceRoots });
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, tensorParallelSize, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
-  return describePlan(plan, policy.layers_per_job);
+  return describePlan(plan, policy.layers_per_job, autoJobBytes(fleet ?? { ranks: {} }));
 }

@@ -5,6 +5,9 @@ import { LayercastError } from "../contract/errors.js";
 import { KEYS, type RetryPolicy } from "../contract/jobs.js";
 import type { Layout, Plan, Source } from "../contract/plan.js";
 
+/** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
+export type StagingPlace = "device" | "host" | "auto";
+
 /** What a reload's hash says of its plan. */
 export interface StoredPlan {
   layoutDigest: string;
@@ -13,10 +16,11 @@ export interface StoredPlan {
   /** Layer indexes, one list a job. */
   layerJobs: number[][];
   allowNonFinite: boolean;
+  stagingPlace: StagingPlace;
   retry: RetryPolicy;
 }
 
-export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite" | "retry">;
+export type LoadedPlan = Plan & Pick<StoredPlan, "layerJobs" | "allowNonFinite" | "stagingPlace" | "retry">;
 
 /** The last few of each stay in memory: a plan never changes, and each of a reload's jobs asks for it. */
 function keepLast<Value>(count: number) {

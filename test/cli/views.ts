@@ -19,6 +19,7 @@ export function rankProgress(rank: number, changes: Partial<RankProgress> = {}):
     finalize_ms: 0,
     swap_ms: 0,
     peak_memory_bytes: 0,
+    pinned_bytes: 0,
     ...changes,
   };
 }

@@ -82,13 +82,14 @@ export interface ClusterOptions {
   tp: number;
   replicas?: number;
   fleet?: string;
+  device?: string;
   /** Where the arenas, Redis and all else of a run lie; default: in the cluster's directory. */
   runDir?: string;
   env?: NodeJS.ProcessEnv;
 }
 
 export async function startCluster(options: ClusterOptions): Promise<Cluster> {
-  const { tp, replicas = 1, fleet = "default" } = options;
+  const { tp, replicas = 1, fleet = "default", device = "cpu" } = options;
   const directory = mkdtempSync(join(tmpdir(), "layercast-e2e-"));
   const faults = join(directory, "faults");
   const sources = join(directory, "sources");
@@ -106,7 +107,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     fleet,
     replicas,
     tp,
-    device: "cpu",
+    device,
     port: 0,
     runDir: options.runDir ?? join(directory, "run"),
     sourceRoots: [CHECKPOINTS, sources],

@@ -25,6 +25,7 @@ export const rankProgress = (rank: number, fields: Partial<RankProgress> = {}): 
   finalize_ms: 0,
   swap_ms: 0,
   peak_memory_bytes: 1 << 20,
+  pinned_bytes: 0,
   ...fields,
 });
 
@@ -77,7 +78,16 @@ export const planView: PlanView = {
   layout_digest: "ab".repeat(32),
   source_digest: "cd".repeat(32),
   layers: [{ name: "model.layers.0", job: 0, kernel_tensors: 8, read_bytes: 1000, held_bytes: 500 }],
-  ranks: [{ rank: 0, read_bytes: 1000, held_bytes: 500, arena_bytes: 4096, peak_memory_bytes: 8192 }],
+  ranks: [
+    {
+      rank: 0,
+      read_bytes: 1000,
+      held_bytes: 500,
+      arena_bytes: 4096,
+      peak_memory_bytes: 8192,
+      device_memory_bytes: 8192,
+    },
+  ],
   jobs_per_rank: 1,
   skipped: [],
 };

@@ -68,6 +68,7 @@ export function planOf(
     skipped: [],
     layerJobs: jobs,
     allowNonFinite: false,
+    stagingPlace: "auto",
     retry,
   };
 }

@@ -6,6 +6,8 @@ import {
   type Cancel,
   type Control,
   type ControlPage,
+  type Device,
+  type DeviceFacts,
   type Half,
   type LayerProgram,
   NATIVE_ABI,
@@ -86,7 +88,13 @@ export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: Co
     abi: NATIVE_ABI,
     cudaUnavailable: "this memory is numbers",
     threads: 1,
+    holderPath: "",
+    cudaLibraryPath: "",
     acquireLock: () => 0,
+    shareLock: () => {},
+    openDevice: () => ({}) as Device,
+    describeDevice: () => DEVICE_FACTS,
+    pinSources: async () => ({ pinnedBytes: 0 }),
     openControl(path) {
       const page = disk.pages.get(path) ?? EMPTY_PAGE;
       disk.pages.set(path, { ...page });
@@ -161,6 +169,15 @@ export function filesOf(disk: Disk): Files {
     remove: (path) => void disk.arenas.delete(path),
   };
 }
+
+const DEVICE_FACTS: DeviceFacts = {
+  kind: "cpu",
+  name: "numbers",
+  uuid: "",
+  totalBytes: 0,
+  freeBytes: 0,
+  pinnedBytes: 0,
+};
 
 const EMPTY_PAGE: ControlPage = {
   abiVersion: 1,

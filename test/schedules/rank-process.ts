@@ -92,6 +92,8 @@ async function openPart(
   const arena = await openRankArena({
     core,
     directory: "",
+    device: core.openDevice("cpu"),
+    holders: null,
     poison: true,
     files: filesOf(disk),
     findLayout: plans.layout,
@@ -115,7 +117,7 @@ async function openPart(
     core,
     store: storeOf(sim, process),
     plans,
-    sources: { verify: (files) => verify(sim, process, files), requireUntouched: look },
+    sources: { verify: (files) => verify(sim, process, files), requireUntouched: look, becameLive: () => {} },
     arena,
     staging: openStagingOwner({ core, arena, work, rank }),
     log: SILENT,
