@@ -1,6 +1,8 @@
 // What a case of the benchmark is, and what it hands to the harness: rows of numbers, each row with the checks that say
 // whether the work behind its numbers was right.
 
+import type { Scheme } from "../../orchestrator/contract/recipe.js";
+
 export interface Case {
   name: string;
   /** One line: what is timed. */
@@ -36,6 +38,12 @@ export interface Setting {
   reloads: number | null;
   /** A directory of this case's own, removed afterwards. */
   directory: string;
+  /** As of `layercast up --device`. */
+  device: string;
+  tp: number;
+  recipes: readonly Scheme[];
+  /** A command that does the same work another way; null: none. */
+  peer: string | null;
   /** Progress, for people. */
   say(line: string): void;
 }

@@ -35,8 +35,9 @@ export async function startBenchFleet(options: {
   tp: number;
   directory: string;
   sources: string;
+  device?: string;
 }): Promise<BenchFleet> {
-  const { tp, directory, sources } = options;
+  const { tp, directory, sources, device = "cpu" } = options;
   const name = `bench-${process.pid}`;
   const lines: string[] = [];
   const keep = (line: string) => {
@@ -47,7 +48,7 @@ export async function startBenchFleet(options: {
     fleet: name,
     replicas: 1,
     tp,
-    device: "cpu",
+    device,
     port: 0,
     runDir: join(directory, "run"),
     sourceRoots: [sources],

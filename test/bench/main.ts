@@ -5,26 +5,31 @@ import { mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import type { Case, Row } from "./case.js";
+import { SCHEME_NAMES, type Scheme } from "../../orchestrator/contract/recipe.js";
+import type { Case, Row, Setting } from "./case.js";
 import { control } from "./control.js";
+import { device, growth } from "./device.js";
 import { heal } from "./heal.js";
 import { load } from "./load.js";
 import { describeMachine, machineLine, tableOf } from "./print.js";
 import { queue } from "./queue.js";
 import { stop } from "./stop.js";
 
-const CASES: readonly Case[] = [control, stop, heal, queue, load];
+const CPU_CASES: readonly Case[] = [control, stop, heal, queue, load];
+const GPU_CASES: readonly Case[] = [device, growth];
 
-const USAGE = `npm run bench -- [--json FILE] [--only ${CASES.map(({ name }) => name).join(",")}] [--reloads N]`;
+const NAMES = [...CPU_CASES, ...GPU_CASES].map(({ name }) => name);
+const USAGE = `npm run bench -- [--json FILE] [--only ${NAMES.join(",")}] [--reloads N] [--device cuda [--tp N] [--recipes LIST] [--peer COMMAND]]`;
 
 async function main(): Promise<number> {
-  const { json, only, reloads } = parseOptions();
+  const { json, only, ...options } = parseOptions();
   const machine = describeMachine();
   const startedAt = new Date().toISOString();
   console.log(machineLine(machine));
   const results = [];
-  for (const one of CASES.filter(({ name }) => only === null || only.includes(name))) {
-    const rows = await runIn(one, reloads);
+  const cases = options.device === "cpu" ? CPU_CASES : GPU_CASES;
+  for (const one of cases.filter(({ name }) => only === null || only.includes(name))) {
+    const rows = await runIn(one, options);
     console.log(`\n${tableOf(one, rows).join("\n")}`);
     results.push({
       name: one.name,
@@ -38,7 +43,10 @@ async function main(): Promise<number> {
   return correct ? 0 : 1;
 }
 
-async function runIn(one: Case, reloads: number | null): Promise<Row[]> {
+async function runIn(
+  one: Case,
+  options: Pick<Setting, "reloads" | "device" | "tp" | "recipes" | "peer">,
+): Promise<Row[]> {
   const directory = mkdtempSync(join(storage(), "layercast-bench-"));
   const remove = () => rmSync(directory, { recursive: true, force: true, maxRetries: 10 });
   // The processes end with this one; a gigabyte in memory would stay.
@@ -48,7 +56,7 @@ async function runIn(one: Case, reloads: number | null): Promise<Row[]> {
   };
   for (const signal of SIGNALS) process.once(signal, interrupted);
   try {
-    return await one.run({ reloads, directory, say: (line) => console.error(`${one.name}: ${line}`) });
+    return await one.run({ ...options, directory, say: (line) => console.error(`${one.name}: ${line}`) });
   } finally {
     for (const signal of SIGNALS) process.off(signal, interrupted);
     remove();
@@ -70,21 +78,52 @@ function storage(): string {
 
 const NEEDED_BYTES = 8 * 2 ** 30;
 
-function parseOptions(): { json: string | null; only: string[] | null; reloads: number | null } {
+interface Options {
+  json: string | null;
+  only: string[] | null;
+  reloads: number | null;
+  device: string;
+  tp: number;
+  recipes: Scheme[];
+  peer: string | null;
+}
+
+const OPTIONS = {
+  json: { type: "string" },
+  only: { type: "string" },
+  reloads: { type: "string" },
+  device: { type: "string", default: "cpu" },
+  tp: { type: "string", default: "1" },
+  recipes: { type: "string", default: SCHEME_NAMES.join(",") },
+  peer: { type: "string" },
+} as const;
+
+function parseOptions(): Options {
   try {
-    const options = { json: { type: "string" }, only: { type: "string" }, reloads: { type: "string" } } as const;
-    const { values } = parseArgs({ options });
+    const { values } = parseArgs({ options: OPTIONS });
     const only = values.only?.split(",") ?? null;
-    const unknown = only?.find((name) => !CASES.some((one) => one.name === name));
+    const unknown = only?.find((name) => !NAMES.includes(name));
     if (unknown !== undefined) throw new Error(`there is no case ${unknown}`);
-    const reloads = values.reloads === undefined ? null : Number(values.reloads);
-    if (reloads !== null && !(Number.isInteger(reloads) && reloads > 0))
-      throw new Error("--reloads takes a whole number");
-    return { json: values.json ?? null, only, reloads };
+    const reloads = values.reloads === undefined ? null : wholeNumber("--reloads", values.reloads);
+    const tp = wholeNumber("--tp", values.tp);
+    const recipes = values.recipes.split(",").map(recipeCalled);
+    return { json: values.json ?? null, only, reloads, device: values.device, tp, recipes, peer: values.peer ?? null };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : error}\nusage: ${USAGE}`);
     process.exit(2);
   }
+}
+
+function recipeCalled(name: string): Scheme {
+  const scheme = SCHEME_NAMES.find((one) => one === name);
+  if (scheme === undefined) throw new Error(`there is no recipe ${name}`);
+  return scheme;
+}
+
+function wholeNumber(name: string, text: string): number {
+  const number = Number(text);
+  if (!Number.isInteger(number) || number <= 0) throw new Error(`${name} takes a whole number`);
+  return number;
 }
 
 process.exitCode = await main();

@@ -1,7 +1,7 @@
-// A Llama-shaped BF16 checkpoint of any size, made of nothing but its shape: the same shape gives the same bytes. Values are
-// finite, of either sign, between 2^-15 and 2.
+// A Llama-shaped BF16 checkpoint of any size, made of nothing but its shape and a seed: the same ones give the same bytes.
+// Values are finite, of either sign, between 2^-15 and 2.
 
-import { mkdir, open, writeFile } from "node:fs/promises";
+import { link, mkdir, open, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 export interface LlamaShape {
@@ -26,7 +26,7 @@ const CHUNK_BYTES = 8 * 2 ** 20;
 export async function writeCheckpoint(
   directory: string,
   shape: LlamaShape,
-  { files }: { files: number },
+  { files, seed = 0 }: { files: number; seed?: number },
 ): Promise<void> {
   await mkdir(directory, { recursive: true });
   const tensors = tensorsOf(shape);
@@ -41,11 +41,23 @@ export async function writeCheckpoint(
   for (const [index, share] of shares.entries()) {
     const name = `model-${padded(index + 1)}-of-${padded(files)}.safetensors`;
     for (const tensor of share) weightMap[tensor.name] = name;
-    await writeTensors(join(directory, name), share, index);
+    await writeTensors(join(directory, name), share, seed * files + index);
   }
   const index = { metadata: { total_size: totalBytes }, weight_map: weightMap };
   await writeFile(join(directory, "model.safetensors.index.json"), JSON.stringify(index));
   await writeFile(join(directory, "config.json"), JSON.stringify(configOf(shape)));
+}
+
+export function checkpointBytes(shape: LlamaShape): number {
+  return tensorsOf(shape).reduce((sum, tensor) => sum + bytesOf(tensor), 0);
+}
+
+/** The same files as a checkpoint of fewer layers: those beyond its configuration are skipped. */
+export async function linkCheckpoint(from: string, to: string, shape: LlamaShape): Promise<void> {
+  await mkdir(to);
+  const names = (await readdir(from)).filter((name) => name !== "config.json");
+  for (const name of names) await link(join(from, name), join(to, name));
+  await writeFile(join(to, "config.json"), JSON.stringify(configOf(shape)));
 }
 
 function tensorsOf({
