@@ -86,11 +86,13 @@ export const growth: Case = {
     try {
       for (const layers of GROWTH) {
         const shape = { ...EIGHT_B, layers };
-        const path = join(sources, `of-${layers}`);
-        await linkCheckpoint(join(sources, "all"), path, shape);
+        // Each directory is used once: files that come twice in a row would be pinned meanwhile.
+        const paths = ["laid-out", "staged", "timed"].map((use) => join(sources, `${layers}-${use}`));
+        for (const path of paths) await linkCheckpoint(join(sources, "all"), path, shape);
+        const [laidOut = "", staged = "", measured = ""] = paths;
         const body = { recipe: { scheme: "fp8-channel" }, install: { allow_new_layout: true } } as const;
-        await fleet.reload(path, body); // lays the arena out
-        const timed = [await timedReload(fleet, path, body)];
+        for (const path of [laidOut, staged]) await fleet.reload(path, body);
+        const timed = [await timedReload(fleet, measured, body)];
         rows.push(rowOf(`${layers} layers`, timed, checkpointBytes(shape), { targetMs: null, peerMs: null }));
       }
     } finally {
