@@ -1,5 +1,6 @@
 // The protocol's rules, each with the change of the sources that switches it off. The schedules must then find something
-// wrong; a rule that they do not miss is either not needed or not tested.
+// wrong; a rule that they do not miss is either not needed or not tested. One is missed too seldom to wait for: that a hook call
+// speaks for its own stop only. Without it a law of test/reloads/hooks.test.ts fails.
 
 import type { Patch } from "./compile.js";
 
@@ -214,13 +215,6 @@ export const RULES: readonly Rule[] = [
     RELOADS,
     "caller: state.engineStop?.caller ?? null,",
     "caller: null,",
-  ),
-  rule(
-    "P12",
-    "a call speaks for the stop that it was made for",
-    ENGINES,
-    "return epoch === call.epoch && phase === call.phase;",
-    "return phase === call.phase;",
   ),
   rule(
     "P12",
