@@ -47,12 +47,19 @@ export function openHolders(options: HoldersOptions): Holders {
   return {
     async hold(path, bytes) {
       const child = start(options, bytes);
-      const ipcHandle = await firstLine(child, bytes);
       const pid = child.pid ?? 0;
-      const record = { pid, startedAt: startOf(pid) ?? "", ipcHandle };
-      writeFileSync(recordPath(path), `${JSON.stringify(record)}\n`);
-      child.unref();
-      return heldBy(record, path);
+      // Before it holds anything: should this worker die meanwhile, the next one finds whom to end.
+      const unfinished = { pid, startedAt: startOf(pid) ?? "", ipcHandle: "" };
+      writeRecord(path, unfinished);
+      try {
+        const record = { ...unfinished, ipcHandle: await firstLine(child, bytes) };
+        writeRecord(path, record);
+        child.unref();
+        return heldBy(record, path);
+      } catch (error) {
+        heldBy(unfinished, path).release();
+        throw error;
+      }
     },
     find(path) {
       const record = readRecord(path);
@@ -116,6 +123,10 @@ function heldBy({ pid, startedAt, ipcHandle }: HolderRecord, path: string): Held
       if (startOf(pid) === startedAt) process.kill(pid, "SIGTERM");
     },
   };
+}
+
+function writeRecord(path: string, record: HolderRecord): void {
+  writeFileSync(recordPath(path), `${JSON.stringify(record)}\n`);
 }
 
 function readRecord(path: string): HolderRecord | null {

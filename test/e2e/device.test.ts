@@ -136,6 +136,22 @@ describe("two ranks on a device", () => {
     expect(cluster.lines.slice(lines).filter((line) => line.includes("catching up"))).toEqual([]);
   });
 
+  it("end the holder of an arena that was never finished", async () => {
+    const successor = cluster.fault("worker.starting@0-1", "wait");
+    const killed = cluster.fault("worker.layer@0-1", "kill");
+    const reload = await cluster.submit({ ...body("v1"), recipe: { scheme: "fp8-tensor" }, policy: { backoff_ms: 1 } });
+    await killed.hit();
+    await successor.hit();
+    const record = join(rankDirectory(cluster, 1), "next.safetensors.header.holder");
+    const holder = JSON.parse(readFileSync(record, "utf8")).pid as number;
+    expect(isAlive(holder)).toBe(true);
+    successor.release();
+    await cluster.until("the holder to end", async () => !isAlive(holder) || null);
+    expect(await cluster.ended(reload.reload_id)).toMatchObject({ state: "committed" });
+    await holds(cluster, "v1", "fp8-tensor");
+    expect((await cluster.reload(body("v1"))).error).toBeNull();
+  });
+
   it("load again what they had when their holder is gone too", async () => {
     const before = pageOf(cluster, 1);
     const { ranks } = await cluster.client.fleet(cluster.fleet);
