@@ -28,7 +28,7 @@ export async function startOrchestrator(cluster: Cluster): Promise<SecondOrchest
   return { pid: child.pid ?? 0, client: createClient(url, null), end };
 }
 
-/** Asks both orchestrators for the same reload, because the one that is about to stand still may not answer. */
+/** Asks both orchestrators for the same reload, because the one that is about to die or stand still may not answer. */
 export function submitToBoth(
   cluster: Cluster,
   { client }: SecondOrchestrator,

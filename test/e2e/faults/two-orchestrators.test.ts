@@ -47,7 +47,7 @@ describeFaults("of two orchestrators", { tp: 2 }, (fleet) => {
   it.each(STEPS)("one dies at orchestrator.%s: the other commits before it is back", async (step) => {
     const back = fleet.cluster.fault("orchestrator.starting", "wait");
     const fault = atStep(fleet, step, "kill");
-    const { reload_id } = await fleet.submit("v2");
+    const { reload_id } = await submitToBoth(fleet.cluster, second, fleet.body("v2"));
     const pid = await fault.reached();
     await committedBy(otherThan(pid), reload_id);
     back.release();
