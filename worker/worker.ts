@@ -118,6 +118,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const arena = await openRankArena({ core, directory, ...place, poison, findLayout: plans.layout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
+  const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
   const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
   const report = reportKeeper(redis, log, { replica, rank, incarnation }, pinnedBytes);
   const store = openFleetStore(redis);
@@ -137,7 +138,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     core,
     store,
     plans,
-    sources: { verify: verifyFiles, requireUntouched, becameLive: pinRepeatedSources(core, place.device, log) },
+    sources: { verify: verifyFiles, requireUntouched, becameLive },
     arena,
     staging,
     log,

@@ -1,31 +1,17 @@
 // Old records go, newest and needed ones stay.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { Redis } from "ioredis";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import { connectRedis } from "../../orchestrator/redis.js";
-import { type PrivateRedis, startPrivateRedis } from "../../orchestrator/redis-server.js";
 import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import { trimRecords } from "../../orchestrator/reloads/trim-records.js";
+import { usePrivateRedis } from "../private-redis.js";
 
 const KEPT = 1_000;
 
-let directory: string;
-let server: PrivateRedis;
 let redis: Redis;
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), "layercast-trim-"));
-  server = await startPrivateRedis({ directory, appendOnly: false });
-  redis = connectRedis(server.url, "command");
-});
-beforeEach(() => redis.flushall());
-afterAll(async () => {
-  redis.disconnect();
-  await server.stop();
-  rmSync(directory, { recursive: true, force: true });
+usePrivateRedis("trim", (opened) => {
+  redis = opened;
 });
 
 /** r0 is the oldest. */

@@ -1,16 +1,12 @@
 // The schedules' memory Redis against the real one: the same writes come to the same answers and the same contents.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { Redis } from "ioredis";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import { connectRedis } from "../../orchestrator/redis.js";
-import { type PrivateRedis, startPrivateRedis } from "../../orchestrator/redis-server.js";
 import { accessOf } from "../../orchestrator/reloads/fleet-store.js";
 import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
 import { newFleet } from "../../orchestrator/reloads/protocol/state.js";
+import { usePrivateRedis } from "../private-redis.js";
 import { type Contents, commit, contextOf, emptyContents, renewLease } from "./memory-redis.js";
 import { type Random, seededRandom } from "./random.js";
 
@@ -18,19 +14,9 @@ const FLEET = "mirror";
 const RANKS = ["0/0", "0/1"] as const;
 const FAR_MS = 3_600_000;
 
-let directory: string;
-let server: PrivateRedis;
 let redis: Redis;
-beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), "layercast-mirror-"));
-  server = await startPrivateRedis({ directory, appendOnly: false });
-  redis = connectRedis(server.url, "command");
-});
-beforeEach(() => redis.flushall());
-afterAll(async () => {
-  redis.disconnect();
-  await server.stop();
-  rmSync(directory, { recursive: true, force: true });
+usePrivateRedis("mirror", (opened) => {
+  redis = opened;
 });
 
 /** A write that may rely on what does not stand, and that touches everything a write can touch. */
