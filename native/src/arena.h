@@ -47,6 +47,7 @@ class Arena {
   const Backend& backend() const { return device_->backend(); }
   Device* device() const { return device_->handle(); }
   const PinnedSources& pinned_sources() const { return device_->pinned_sources(); }
+  FetchLanes& fetch_lanes() const { return device_->fetch_lanes(); }
   void check(Status status) const { device_->check(status); }
   /// Throws invalid_argument for a range outside of the tensor bytes.
   void check_spans(std::span<const Span> spans) const;

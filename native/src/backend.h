@@ -15,7 +15,7 @@
 
 namespace layercast {
 
-inline constexpr uint32_t kBackendAbi = 2;
+inline constexpr uint32_t kBackendAbi = 3;
 
 /// The backend's own, opaque here.
 struct Device;
@@ -99,14 +99,20 @@ struct RunTotals {
   uint64_t digest;
 };
 
-struct Backend {
-  uint32_t abi;
-  const char* kind;
+struct TileLimits {
   /// What a tile should hold, and a band of scale blocks, which is 128 rows high.
   uint64_t tile_bytes;
   uint64_t band_bytes;
   /// Whether a tile may hold several bands, one below the other, where a band is smaller than that.
   bool many_bands;
+};
+
+struct Backend {
+  uint32_t abi;
+  const char* kind;
+  TileLimits tiles;
+  /// Of those that are fetched.
+  TileLimits fetched_tiles;
   /// exchange, digest and fill of a span: the parts that it is cut into for the threads; 0: one call a span.
   uint64_t part_bytes;
 

@@ -1,11 +1,12 @@
 #include "device.h"
 
-#include <unistd.h>
-
+#include <chrono>
 #include <cstring>
+#include <numeric>
 
 #include "cuda_library.h"
 #include "error.h"
+#include "host_memory.h"
 #include "text.h"
 
 namespace layercast {
@@ -13,9 +14,10 @@ namespace {
 
 constexpr const char* kCuda = "cuda";
 
-uint64_t free_host_bytes() {
-  return static_cast<uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
+/// As many layers are loaded at one time. Measured on H100s: two lanes are slower, most of all where two GPUs share a host, as a
+/// copy's end is not heard of at once; more gain nothing.
+constexpr uint32_t kFetchLanes = 4;
+constexpr std::chrono::milliseconds kLookForCancel{20};
 
 ErrorDetails ordinal_details(int ordinal) { return {{"ordinal", static_cast<double>(ordinal)}}; }
 
@@ -29,8 +31,29 @@ int cuda_ordinal(const std::string& name) {
 
 }  // namespace
 
-OpenDevice::OpenDevice(const Backend& backend, int ordinal, uint32_t lanes) : backend_(backend), ordinal_(ordinal) {
-  const Status status = backend.open(ordinal, lanes, &handle_);
+FetchLanes::FetchLanes(uint32_t first, uint32_t count) : free_(count) {
+  std::iota(free_.rbegin(), free_.rend(), first);
+}
+
+uint32_t FetchLanes::take(const CancelToken& cancel) {
+  std::unique_lock lock(mutex_);
+  while (!given_back_.wait_for(lock, kLookForCancel, [this] { return !free_.empty(); })) cancel.check();
+  const uint32_t lane = free_.back();
+  free_.pop_back();
+  return lane;
+}
+
+void FetchLanes::give_back(uint32_t lane) {
+  {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(lane);
+  }
+  given_back_.notify_one();
+}
+
+OpenDevice::OpenDevice(const Backend& backend, int ordinal, uint32_t lanes)
+    : backend_(backend), ordinal_(ordinal), fetch_lanes_(lanes, kFetchLanes) {
+  const Status status = backend.open(ordinal, lanes + kFetchLanes, &handle_);
   if (status == Status::failed) throw_no_device();
   check(status);
   pinned_sources_ = std::make_unique<PinnedSources>(backend_, handle_);
@@ -65,7 +88,7 @@ void OpenDevice::throw_out_of_memory(uint64_t bytes, HalfKind kind) const {
   ErrorDetails details = {{"bytes", static_cast<double>(bytes)}};
   DeviceFacts facts = {};
   if (kind == HalfKind::host) {
-    details.emplace_back("freeBytes", static_cast<double>(free_host_bytes()));
+    details.emplace_back("freeBytes", static_cast<double>(available_host_bytes()));
   } else if (handle_ != nullptr && backend_.describe(handle_, &facts) == Status::ok) {
     details.emplace_back("freeBytes", static_cast<double>(facts.free_bytes));
   }

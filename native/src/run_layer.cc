@@ -120,6 +120,21 @@ void check_elements(const LayerProgram& program, const SourceFiles& files, const
   throw_bad(*first);
 }
 
+/// Calls for each tile: on all threads where they read it; on this one alone where the device does, which only queues then.
+template <class Piece>
+void each_tile(ThreadPool& pool, Arena& arena, const std::vector<Tile>& tiles, bool fetched, const CancelToken& cancel,
+               const Piece& piece) {
+  if (!fetched) {
+    return pool.each(tiles.size(), &cancel, [&](uint64_t index, uint32_t lane) { piece(tiles[index], lane); });
+  }
+  if (tiles.empty()) return;
+  const BorrowedLane lane(arena.fetch_lanes(), cancel);
+  for (const Tile& tile : tiles) {
+    cancel.check();
+    piece(tile, lane.number());
+  }
+}
+
 }  // namespace
 
 LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProgram& program,
@@ -127,18 +142,19 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   cancel.check();
   check_program(program, arena.data_bytes());
   const SourceFiles files(program, arena.pinned_sources());
+  const bool fetched = files.seem_pinned();
+  const TileLimits& limits = fetched ? arena.backend().fetched_tiles : arena.backend().tiles;
   BackendRun run(arena, half, program);
   ReadTotals read;
 
   // fp8-tensor needs its amax before its first code: its tiles are read twice, which costs less than keeping them.
   std::vector<Tile> first_pass, second_pass;
   for (uint32_t op = 0; op < program.ops.size(); op++) {
-    cut_tiles(arena.backend(), program, op, first_pass);
-    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(arena.backend(), program, op, second_pass);
+    cut_tiles(limits, program, op, first_pass);
+    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(limits, program, op, second_pass);
   }
 
-  pool.each(first_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
-    const Tile& tile = first_pass[index];
+  each_tile(pool, arena, first_pass, fetched, cancel, [&](const Tile& tile, uint32_t lane) {
     const uint8_t* host = bring_tile(program, files, run, lane, tile, read);
     if (program.ops[tile.op].scheme == Scheme::fp8_tensor) {
       run.measure(lane, tile, host);
@@ -149,8 +165,7 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   run.finish();
   check_elements(program, files, run.bad());
 
-  pool.each(second_pass.size(), &cancel, [&](uint64_t index, uint32_t lane) {
-    const Tile& tile = second_pass[index];
+  each_tile(pool, arena, second_pass, fetched, cancel, [&](const Tile& tile, uint32_t lane) {
     run.put(lane, tile, bring_tile(program, files, run, lane, tile, read));
   });
   run.finish();

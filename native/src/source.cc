@@ -123,6 +123,13 @@ uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
   return bytes_read;
 }
 
+bool SourceFiles::seem_pinned() const {
+  return !program_.slices.empty() && std::ranges::all_of(program_.slices, [&](const Slice& slice) {
+    const PinnedFile* file = pinned_[slice.file].get();
+    return file != nullptr && file->is_current(slice.offset, 1);
+  });
+}
+
 std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
   const Op& op = program_.ops[tile.op];
   const uint64_t end_row = tile.first_row + tile.rows;

@@ -24,6 +24,9 @@ class SourceFiles {
   /// Returns the bytes read, those between the columns included where they were read too.
   uint64_t read_tile(const Tile& tile, uint8_t* buffer) const;
 
+  /// Whether the device can read by itself wherever a slice begins, so most likely all of them.
+  bool seem_pinned() const;
+
   /// The tile's rows where the device can read all of them by itself; else none.
   std::vector<HostRows> pinned_rows(const Tile& tile) const;
 

@@ -10,26 +10,27 @@ struct TileSize {
   uint64_t cols;
 };
 
-TileSize tile_size(const Backend& backend, const Op& op, uint64_t element_bytes) {
+TileSize tile_size(const TileLimits& limits, const Op& op, uint64_t element_bytes) {
   const uint64_t row_bytes = op.cols * element_bytes;
   if (op.scheme == Scheme::fp8_block) {
-    const uint64_t blocks = std::max<uint64_t>(1, backend.band_bytes / (kScaleBlock * kScaleBlock * element_bytes));
+    const uint64_t blocks = std::max<uint64_t>(1, limits.band_bytes / (kScaleBlock * kScaleBlock * element_bytes));
     if (blocks * kScaleBlock < op.cols) return {kScaleBlock, blocks * kScaleBlock};
-    const uint64_t bands = std::max<uint64_t>(1, backend.band_bytes / (kScaleBlock * row_bytes));
-    return {kScaleBlock * (backend.many_bands ? bands : 1), op.cols};
+    const uint64_t bands = std::max<uint64_t>(1, limits.band_bytes / (kScaleBlock * row_bytes));
+    return {kScaleBlock * (limits.many_bands ? bands : 1), op.cols};
   }
-  if (row_bytes <= backend.tile_bytes) return {backend.tile_bytes / row_bytes, op.cols};
+  if (row_bytes <= limits.tile_bytes) return {limits.tile_bytes / row_bytes, op.cols};
   // A channel's scale needs its whole row; the other schemes may take a row in pieces.
   if (op.scheme == Scheme::fp8_channel) return {1, op.cols};
-  return {1, backend.tile_bytes / element_bytes};
+  return {1, limits.tile_bytes / element_bytes};
 }
 
 }  // namespace
 
-void cut_tiles(const Backend& backend, const LayerProgram& program, uint32_t op_index, std::vector<Tile>& tiles) {
+void cut_tiles(const TileLimits& limits, const LayerProgram& program, uint32_t op_index,
+               std::vector<Tile>& tiles) {
   const Op& op = program.ops[op_index];
   if (op.rows == 0 || op.cols == 0) return;
-  const TileSize size = tile_size(backend, op, dtype_bytes(source_dtype(program, op)));
+  const TileSize size = tile_size(limits, op, dtype_bytes(source_dtype(program, op)));
   for (uint64_t row = 0; row < op.rows; row += size.rows) {
     const uint64_t rows = std::min(size.rows, op.rows - row);
     for (uint64_t col = 0; col < op.cols; col += size.cols) {

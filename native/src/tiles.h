@@ -10,6 +10,6 @@
 namespace layercast {
 
 /// Appends the tiles of program.ops[op], in the order of its rows.
-void cut_tiles(const Backend& backend, const LayerProgram& program, uint32_t op, std::vector<Tile>& tiles);
+void cut_tiles(const TileLimits& limits, const LayerProgram& program, uint32_t op, std::vector<Tile>& tiles);
 
 }  // namespace layercast

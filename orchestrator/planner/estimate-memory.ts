@@ -5,9 +5,10 @@
 // The last term is scratch: each of the core's threads holds one tile of a checkpoint tensor and its F32 values. A tile is at
 // most 2 MiB, or one row where a row's scale needs all of it. Checkpoint pages that the system caches are not counted.
 //
-// On a GPU both halves and a ring of tiles a thread lie in its memory, and as many tiles again in pinned memory of the host:
+// On a GPU both halves and two tiles a thread lie in its memory, and as many again in pinned memory of the host; and two larger
+// ones for each of the four layers that the GPU may fetch by itself at one time:
 //
-//   live half + staging half + LANES · SLOTS · 4 MiB
+//   live half + staging half + LANES · 2 · 4 MiB + 4 · 2 · 16 MiB
 
 import type { ArenaLayout, Layout } from "../contract/plan.js";
 
@@ -21,7 +22,7 @@ export function estimatePeakBytes(layout: Layout, arena: ArenaLayout): number {
 
 /** Of a GPU's memory. */
 export function estimateDeviceBytes(arena: ArenaLayout): number {
-  return 2 * arena.dataBytes + LANES * DEVICE_SLOTS * DEVICE_TILE_BYTES;
+  return 2 * arena.dataBytes + DEVICE_SLOTS * (LANES * DEVICE_TILE_BYTES + FETCH_LANES * FETCHED_TILE_BYTES);
 }
 
 /** Size of a rank's live file. */
@@ -31,6 +32,8 @@ export function arenaFileBytes(arena: ArenaLayout): number {
 
 const LANES = 16;
 const TILE_BYTES = 2 * 2 ** 20;
-const DEVICE_SLOTS = 3;
+const DEVICE_SLOTS = 2;
+const FETCH_LANES = 4;
+const FETCHED_TILE_BYTES = 16 * 2 ** 20;
 const DEVICE_TILE_BYTES = 4 * 2 ** 20;
 const F32_BYTES = 4;

@@ -3,6 +3,9 @@
 #include "device.h"
 
 #include <algorithm>
+#include <memory>
+#include <set>
+#include <thread>
 
 #include "exchange.h"
 #include "export.h"
@@ -182,6 +185,27 @@ LAW("a file that is pinned is fetched to the same bytes, and read again where it
   CHECK_EQUAL(+arena->base(Half::live)[1], 0);
   CHECK_EQUAL(pinned.keep({}, 0), 0u);
   CHECK_EQUAL(bench.stand_in.device->facts().pinned_bytes, 0u);
+}
+
+LAW("a fifth run that lets the device fetch waits for a lane, and ends while it waits when it is cancelled") {
+  DeviceBench bench;
+  FetchLanes& lanes = bench.stand_in.device->fetch_lanes();
+  const CancelToken unused;
+  std::vector<std::unique_ptr<BorrowedLane>> borrowed;
+  std::set<uint32_t> numbers;
+  for (int i = 0; i < 4; i++) {
+    borrowed.push_back(std::make_unique<BorrowedLane>(lanes, unused));
+    numbers.insert(borrowed.back()->number());
+  }
+  CHECK_EQUAL(numbers.size(), 4u);
+  CancelToken cancel;
+  std::thread canceller([&] { cancel.cancel(); });
+  CHECK_EQUAL(ERROR_OF(BorrowedLane(lanes, cancel)).code_name(), "NATIVE_CANCELLED");
+  canceller.join();
+  const uint32_t given_back = borrowed.back()->number();
+  std::thread giver([&] { borrowed.pop_back(); });
+  CHECK_EQUAL(BorrowedLane(lanes, unused).number(), given_back);
+  giver.join();
 }
 
 LAW("memory that the device does not have is refused with what was asked for and what is free, and the host's serves") {

@@ -346,9 +346,8 @@ Status read_back(Device* device, uint32_t lane, const uint8_t* from, uint64_t by
 constexpr Backend kStandIn = {
     .abi = kBackendAbi,
     .kind = "cuda",
-    .tile_bytes = 512 << 10,
-    .band_bytes = 2 << 20,
-    .many_bands = false,
+    .tiles = {.tile_bytes = 512 << 10, .band_bytes = 2 << 20, .many_bands = false},
+    .fetched_tiles = {.tile_bytes = 1 << 20, .band_bytes = 2 << 20, .many_bands = false},
     .part_bytes = 0,
     .device_count = device_count,
     .open = open_device,

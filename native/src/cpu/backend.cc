@@ -2,7 +2,6 @@
 #include "../backend.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -11,6 +10,7 @@
 
 #include "../digest.h"
 #include "../error.h"
+#include "../host_memory.h"
 #include "run.h"
 
 namespace layercast {
@@ -54,9 +54,8 @@ const char* last_error() { return last_sentence.c_str(); }
 Status describe(Device*, DeviceFacts* facts) {
   *facts = {};
   std::strncpy(facts->name, "CPU", sizeof facts->name - 1);
-  const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  facts->total_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * page_bytes;
-  facts->free_bytes = static_cast<uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * page_bytes;
+  facts->total_bytes = total_host_bytes();
+  facts->free_bytes = available_host_bytes();
   return Status::ok;
 }
 
@@ -174,9 +173,8 @@ Status read_back(Device*, uint32_t, const uint8_t* from, uint64_t bytes, uint8_t
 constexpr Backend kCpuBackend = {
     .abi = kBackendAbi,
     .kind = "cpu",
-    .tile_bytes = 512 << 10,
-    .band_bytes = 2 << 20,
-    .many_bands = false,
+    .tiles = {.tile_bytes = 512 << 10, .band_bytes = 2 << 20, .many_bands = false},
+    .fetched_tiles = {},
     .part_bytes = 1 << 20,
     .device_count = device_count,
     .open = open_device,

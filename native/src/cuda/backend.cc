@@ -243,9 +243,8 @@ Status read_back(Device* device, uint32_t lane, const uint8_t* from, uint64_t by
 constexpr Backend kCudaBackend = {
     .abi = kBackendAbi,
     .kind = "cuda",
-    .tile_bytes = kTileBytes,
-    .band_bytes = kBandBytes,
-    .many_bands = true,
+    .tiles = {.tile_bytes = kTileBytes, .band_bytes = kTileBytes, .many_bands = true},
+    .fetched_tiles = {.tile_bytes = kFetchedTileBytes, .band_bytes = kFetchedTileBytes, .many_bands = true},
     .part_bytes = 0,
     .device_count = device_count,
     .open = open_device,

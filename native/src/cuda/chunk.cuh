@@ -224,6 +224,11 @@ void by_source(const TileJob& job, const Launch& launch) {
   launch.template operator()<DType::f32>();
 }
 
+/// Whether every row of the job begins where a chunk does.
+inline bool rows_begin_with_chunks(const TileJob& job) {
+  return job.cols % kChunk == 0 && job.op_cols % kChunk == 0 && (job.out_offset + job.first_element) % kChunk == 0;
+}
+
 /// A grid over the chunks of each row: enough blocks to fill the device, which then go on in steps of the grid.
 inline dim3 grid_of_chunks(const TileJob& job, const Queue& queue, uint32_t threads) {
   const uint64_t chunks = ceil_div(static_cast<uint64_t>(job.cols) + kChunk - 1, kChunk);

@@ -16,9 +16,12 @@ namespace layercast {
 /// One in flight while the next tile is read: with all lanes at work the bus is never without a copy.
 inline constexpr uint32_t kSlotsPerLane = 2;
 
-/// Large enough for copies at the bus's speed, small enough that all lanes' slots together are no burden.
+/// Large enough for copies near the bus's speed, small enough that all lanes' slots together are no burden and that threads
+/// find what they have just read in their caches.
 inline constexpr uint64_t kTileBytes = 4 << 20;
-inline constexpr uint64_t kBandBytes = 4 << 20;
+
+/// What is fetched passes through no thread, and few lanes do it: copies as large as the bus likes best.
+inline constexpr uint64_t kFetchedTileBytes = 16 << 20;
 
 /// What a run's findings fit into, and is kept for the next: to free memory would wait for all that is queued.
 inline constexpr uint64_t kSpareBytes = 64 << 10;

@@ -49,10 +49,6 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
   add_digest(digest, digest_part(job));
 }
 
-bool rows_begin_with_chunks(const TileJob& job) {
-  return job.cols % kChunk == 0 && job.op_cols % kChunk == 0 && (job.out_offset + job.first_element) % kChunk == 0;
-}
-
 }  // namespace
 
 void launch_put_fp8_block(const TileJob& job, const Queue& queue) {

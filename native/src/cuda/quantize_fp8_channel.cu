@@ -5,8 +5,8 @@
 namespace layercast {
 namespace {
 
-constexpr uint32_t kMostThreads = 512;
-constexpr uint32_t kKept = 2;
+constexpr uint32_t kMostThreads = 256;
+constexpr uint32_t kKept = 4;  // enough loads in flight, and registers for three blocks of the most threads at one time
 
 template <DType kSource>
 __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
 }  // namespace
 
 void launch_put_fp8_channel(const TileJob& job, const Queue& queue) {
-  const uint64_t chunks = ceil_div(static_cast<uint64_t>(job.cols) + kChunk - 1, kChunk);
+  const uint64_t lead = rows_begin_with_chunks(job) ? 0 : kChunk - 1;
+  const uint64_t chunks = ceil_div(job.cols + lead, kChunk);
   const uint64_t wanted = ceil_div(chunks, kKept * 32) * 32;
   const auto threads = static_cast<uint32_t>(wanted < kMostThreads ? wanted : kMostThreads);
   by_source(job, [&]<DType kSource>() { put_kernel<kSource><<<job.rows, threads, 0, queue.stream>>>(job); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <numeric>
 #include <utility>
 
@@ -15,7 +16,7 @@ constexpr uint64_t kMostElements = 1ull << 31;  // of a tile: kernels count them
 
 /// What a run's kernels add to, as the host sees it.
 struct Findings {
-  explicit Findings(size_t op_count) : ops(op_count, OpState{kNoElement, kNoElement, 0}) {}
+  explicit Findings(size_t op_count) : ops(op_count) {}
 
   std::vector<OpState> ops;
   std::array<unsigned long long, kDigestParts> digest_parts = {};
@@ -27,17 +28,45 @@ unsigned long long* digest_parts_of(const Run& run) {
   return reinterpret_cast<unsigned long long*>(state_of(run, static_cast<uint32_t>(run.ops.size())));
 }
 
-/// Moves the findings between the host and the device, and waits for it.
-void copy_findings(const Run& run, Findings& findings, cudaMemcpyKind kind) {
-  const bool up = kind == cudaMemcpyHostToDevice;
-  const auto copy = [&](void* in_device, void* in_host, uint64_t bytes) {
-    if (bytes == 0) return;
-    check(cudaMemcpyAsync(up ? in_device : in_host, up ? in_host : in_device, bytes, kind, run.device.control.get()),
-          "moving a run's findings");
+/// So that nothing has been found yet. Set, not copied: a copy would wait for those of other runs' tiles.
+void clear_findings(const Run& run) {
+  static_assert(kNoElement == UINT64_MAX && offsetof(OpState, amax_bits) == 2 * sizeof kNoElement);
+  cudaStream_t stream = run.device.control.get();
+  if (!run.ops.empty()) {
+    OpState* first = state_of(run, 0);
+    check(cudaMemset2DAsync(first, sizeof *first, 0xFF, 2 * sizeof kNoElement, run.ops.size(), stream),
+          "clearing a run's findings");
+    check(cudaMemset2DAsync(&first->amax_bits, sizeof *first, 0, sizeof first->amax_bits, run.ops.size(), stream),
+          "clearing a run's findings");
+  }
+  check(cudaMemsetAsync(digest_parts_of(run), 0, kDigestParts * sizeof(uint64_t), stream), "clearing a run's findings");
+  check(cudaStreamSynchronize(stream), "clearing a run's findings");
+}
+
+Findings read_findings(const Run& run) {
+  Findings findings(run.ops.size());
+  cudaStream_t stream = run.device.control.get();
+  const auto copy = [&](void* to, const void* from, uint64_t bytes) {
+    if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "reading a run's findings");
   };
-  copy(state_of(run, 0), findings.ops.data(), findings.ops.size() * sizeof(OpState));
-  copy(digest_parts_of(run), findings.digest_parts.data(), sizeof findings.digest_parts);
-  check(cudaStreamSynchronize(run.device.control.get()), "moving a run's findings");
+  copy(findings.ops.data(), state_of(run, 0), findings.ops.size() * sizeof(OpState));
+  copy(findings.digest_parts.data(), digest_parts_of(run), sizeof findings.digest_parts);
+  check(cudaStreamSynchronize(stream), "reading a run's findings");
+  return findings;
+}
+
+/// Waits for what the run has queued on a lane, not for what others have since: a slot that another run has taken was
+/// waited for by that one.
+void wait_for(const Run& run, Lane& lane) {
+  for (Slot& slot : lane.slots) {
+    {
+      const std::lock_guard lock(lane.times);
+      if (slot.kernel_ns != &run.kernel_ns) continue;
+    }
+    check(cudaEventSynchronize(slot.kernel_end.get()), "working on tiles");
+    const std::lock_guard lock(lane.times);
+    if (slot.kernel_ns == &run.kernel_ns) settle(slot);
+  }
 }
 
 DeviceMemory take_spare(Device& device, uint64_t bytes) {
@@ -161,10 +190,9 @@ Run::Run(Device& device, const RunSpec& spec)
   if (reinterpret_cast<uintptr_t>(base) % kBaseAlignment != 0) {
     throw Failure{Status::failed, "a half on a CUDA device must begin at a multiple of 256 bytes"};
   }
-  Findings nothing(ops.size());
-  state_bytes = ops.size() * sizeof(OpState) + sizeof nothing.digest_parts;
+  state_bytes = ops.size() * sizeof(OpState) + kDigestParts * sizeof(uint64_t);
   states = take_spare(device, state_bytes);
-  copy_findings(*this, nothing, cudaMemcpyHostToDevice);
+  clear_findings(*this);
 }
 
 Run::~Run() {
@@ -214,15 +242,9 @@ void put(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
 }
 
 void finish(Run& run, BadElements* bad, RunTotals& totals) {
-  each_lane(run, [&](Lane& lane) {
-    check(cudaStreamSynchronize(lane.stream.get()), "working on tiles");
-    const std::lock_guard lock(lane.times);
-    for (Slot& slot : lane.slots) {
-      if (slot.kernel_ns == &run.kernel_ns) settle(slot);
-    }
-  });
-  Findings found(run.ops.size());
-  copy_findings(run, found, cudaMemcpyDeviceToHost);
+  each_lane(run, [&](Lane& lane) { wait_for(run, lane); });
+  std::ranges::fill(run.used, 0);
+  const Findings found = read_findings(run);
   for (size_t i = 0; i < run.ops.size(); i++) bad[i] = {found.ops[i].non_finite, found.ops[i].not_positive};
   totals = {.bytes_written = run.bytes_written, .place_ns = 0, .quantize_ns = run.kernel_ns, .write_ns = 0,
             .digest = std::accumulate(found.digest_parts.begin(), found.digest_parts.end(), uint64_t{0})};

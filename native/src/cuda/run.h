@@ -23,7 +23,7 @@ struct Run {
   uint8_t* const base;
   DeviceMemory states;        // an OpState an op, then kDigestParts numbers
   uint64_t state_bytes;
-  std::vector<uint8_t> used;  // by lane: whether it has queued anything for this run
+  std::vector<uint8_t> used;  // by lane: whether it has queued anything for this run that nobody has waited for
   std::atomic<uint64_t> bytes_written = 0;
   std::atomic<uint64_t> kernel_ns = 0;
 };

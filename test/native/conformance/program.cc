@@ -95,15 +95,15 @@ void add_op(Program& program, Scheme scheme, DType source, DType round, DType ou
 }
 
 std::vector<Tile> tiles_of(const Backend& backend, const Program& program) {
-  Backend cutting = backend;
-  if (program.tile_bytes != 0) cutting.tile_bytes = cutting.band_bytes = program.tile_bytes;
+  TileLimits limits = backend.tiles;
+  if (program.tile_bytes != 0) limits.tile_bytes = limits.band_bytes = program.tile_bytes;
   std::vector<Tile> tiles;
   for (uint32_t i = 0; i < program.specs.size(); i++) {
     LayerProgram alone = {{}, {program.specs[i].op}, {}, false};
     const Op& op = alone.ops[0];
     alone.slices.push_back(test::contiguous(0, op.rows, op.cols, program.specs[i].source));
     const size_t before = tiles.size();
-    cut_tiles(cutting, alone, 0, tiles);
+    cut_tiles(limits, alone, 0, tiles);
     for (size_t tile = before; tile < tiles.size(); tile++) tiles[tile].op = i;
   }
   return tiles;
