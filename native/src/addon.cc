@@ -14,6 +14,7 @@
 #include "exchange.h"
 #include "export.h"
 #include "lock.h"
+#include "near_cpus.h"
 #include "run_layer.h"
 #include "text.h"
 #include "timing.h"
@@ -190,7 +191,10 @@ void share_lock_js(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value open_device_js(const Napi::CallbackInfo& info) {
-  return to_handle(info.Env(), open_device(text(info[0], "name"), addon_of(info.Env()).pool->lanes()));
+  ThreadPool& pool = *addon_of(info.Env()).pool;
+  auto device = open_device(text(info[0], "name"), pool.lanes());
+  pool.stay_on(cpus_near(device->facts().pci_address));
+  return to_handle(info.Env(), std::move(device));
 }
 
 Napi::Value describe_device(const Napi::CallbackInfo& info) {

@@ -30,6 +30,8 @@ inline constexpr uint64_t kIpcHandleBytes = 64;
 struct DeviceFacts {
   char name[128];
   uint8_t uuid[16];
+  /// Such as 0000:17:00.0; empty where there is none.
+  char pci_address[32];
   uint64_t total_bytes;
   uint64_t free_bytes;
   /// Host memory that is pinned for it by this process.

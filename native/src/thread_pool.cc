@@ -1,5 +1,8 @@
 #include "thread_pool.h"
 
+#include <sched.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -79,6 +82,19 @@ ThreadPool::~ThreadPool() {
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::stay_on(std::span<const int> cpus) {
+  cpu_set_t allowed, wanted;
+  if (sched_getaffinity(getpid(), sizeof allowed, &allowed) == -1) return;
+  CPU_ZERO(&wanted);
+  for (const int cpu : cpus) {
+    if (cpu < CPU_SETSIZE) CPU_SET(cpu, &wanted);
+  }
+  CPU_AND(&wanted, &wanted, &allowed);
+  if (CPU_COUNT(&wanted) == 0) return;
+  // It is for speed only: where it is refused, threads stay as they are.
+  for (std::thread& thread : threads_) pthread_setaffinity_np(thread.native_handle(), sizeof wanted, &wanted);
 }
 
 void ThreadPool::post(std::function<void()> task) {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -45,6 +46,9 @@ class ThreadPool {
   uint32_t threads() const { return static_cast<uint32_t>(threads_.size()); }
   /// One a thread, and one for the single outside thread that may call each().
   uint32_t lanes() const { return threads() + 1; }
+
+  /// The threads run on these CPUs from now on, as far as the process may use them; on all, where it may use none of them.
+  void stay_on(std::span<const int> cpus);
 
   void post(std::function<void()> task);
 

@@ -66,6 +66,7 @@ Status describe(Device* device, DeviceFacts* facts) {
     *facts = {};
     std::memcpy(facts->name, properties.name, strnlen(properties.name, sizeof facts->name - 1));
     std::memcpy(facts->uuid, properties.uuid.bytes, sizeof facts->uuid);
+    check(cudaDeviceGetPCIBusId(facts->pci_address, sizeof facts->pci_address, device->ordinal), "looking at the device");
     facts->total_bytes = total_bytes;
     facts->free_bytes = free_bytes;
     facts->pinned_bytes = device->pinned_bytes;
