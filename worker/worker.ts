@@ -1,7 +1,7 @@
 // One rank's process. Its life:
 //   starting      takes the arena's lock, attaches what is there, registers: the fleet is not routable from here
 //   catching_up   loads what the fleet holds; what it cannot load it says, and tries again while no reload is at work
-//   ready         takes jobs, two in flight, so that reading one overlaps quantizing the other
+//   ready         takes jobs, a few in flight, so that what one waits for overlaps the work of another
 //   draining      takes no more jobs, ends those it has, leaves the fleet
 //   stopped
 
@@ -57,7 +57,8 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
-const JOBS_IN_FLIGHT = 2;
+/** A GPU's bus is idle as soon as no job has anything to copy, and the next takes a few milliseconds to come. */
+const JOBS_IN_FLIGHT = { cpu: 2, gpu: 3 };
 /**
  * Of a job whose end Redis would not take, until it is taken up again, by this same process: nobody else takes from its
  * queue. Doing a job twice is harmless.
@@ -160,7 +161,7 @@ async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
     {
       connection,
       prefix: KEY_PREFIX,
-      concurrency: JOBS_IN_FLIGHT,
+      concurrency: rank.device === "cpu" ? JOBS_IN_FLIGHT.cpu : JOBS_IN_FLIGHT.gpu,
       lockDuration: JOB_LOCK_MS,
       stalledInterval: STALLED_EVERY_MS,
       maxStalledCount: 100,

@@ -1,11 +1,11 @@
 // Groups the layers of a plan into the jobs of a rank: consecutive layers, so many that a job lasts long enough to hide what
-// the queue costs a job, and so few that two jobs in flight overlap and a retry is cheap.
+// the queue costs a job, and so few that jobs in flight overlap and a retry is cheap.
 
 import type { Plan } from "../contract/plan.js";
 import { heldBytesOf, mostReadBytesOf } from "./layer-bytes.js";
 
-/** Bytes read and written by one job under `auto`: some 25 ms of work at 10 GB/s, or where a GPU reads 55 GB/s over its bus. */
-export const AUTO_JOB_BYTES = { cpu: 256 * 2 ** 20, cuda: 2 * 2 ** 30 };
+/** Bytes read and written by one job under `auto`: some 25 ms of work at 10 GB/s, or 16 ms where a GPU reads 55 GB/s over its bus. */
+export const AUTO_JOB_BYTES = { cpu: 256 * 2 ** 20, cuda: 1280 * 2 ** 20 };
 
 /** Each job's layers, as indexes into the plan's layers. */
 export function groupLayers(
