@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 2;
+export const NATIVE_ABI = 3;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -30,8 +30,44 @@ export const SLICE_FIELDS = [
   "rowStride", // bytes from a row's first element to the next row's
   "rows",
   "cols",
-  "dtype", // DTYPES[..].code, one of BF16, F16, F32
+  "dtype", // DTYPES[..].code, one of BF16, F16, F32, F8_E4M3
   "toRow", // first row of the op's matrix that it fills
+  "colStride", // bytes from an element to the next of its row; an element's own, unless the matrix is transposed on disk
+  "scale", // index into scales of FP8 codes that are to be made values, -1: none
+] as const;
+
+/** The scales of a slice's FP8 codes: a matrix of a checkpoint file with an element for each block; a row of LayerProgram.scales. */
+export const SCALE_FIELDS = [
+  "file", // index into files
+  "offset", // of the first scale, bytes from the start of the file
+  "rowStride", // bytes from a row's first scale to the next row's
+  "dtype", // DTYPES[..].code, one of BF16, F16, F32
+  "blockRows", // codes that share a scale
+  "blockCols",
+  "firstRow", // where the slice begins in the matrix of codes
+  "firstCol",
+] as const;
+
+/** Two slices of one element whose values must be equal; a row of LayerProgram.agreements. */
+export const AGREEMENT_FIELDS = ["slice", "with"] as const;
+
+/**
+ * A part of each head of a matrix that is finished, dequantized: [heads, rows, cols], or [heads, cols, rows]; a row of
+ * LayerProgram.derived. Made after the ops, in the same half.
+ */
+export const DERIVED_FIELDS = [
+  "scheme", // SCHEMES[..].code of the matrix that it is made from
+  "weightOffset", // where that lies, bytes from the start of the arena's tensor bytes
+  "weightDtype", // DTYPES[..].code
+  "scaleOffset", // of its F32 scales, -1: none
+  "outOffset",
+  "outDtype", // DTYPES[..].code that values are rounded to
+  "heads",
+  "headRows", // rows of the matrix that a head has
+  "firstRow", // of a head's rows, the first that is taken
+  "rows",
+  "cols",
+  "transposed", // 1: each head is written transposed
 ] as const;
 
 export interface ProgramFile {
@@ -46,6 +82,9 @@ export interface LayerProgram {
   files: ProgramFile[];
   ops: Float64Array; // ops × OP_FIELDS.length
   slices: Float64Array; // slices × SLICE_FIELDS.length
+  scales: Float64Array; // matrices × SCALE_FIELDS.length
+  agreements: Float64Array; // pairs × AGREEMENT_FIELDS.length
+  derived: Float64Array; // tensors × DERIVED_FIELDS.length
   allowNonFinite: boolean;
 }
 
@@ -195,6 +234,7 @@ export const NATIVE_ERRORS = [
   "NATIVE_OUT_OF_MEMORY", // memory or disk space; details.bytes, and details.freeBytes where it was a half's
   "NATIVE_CANCELLED",
   "NATIVE_NO_DEVICE", // details.ordinal: not there, or lost for this process
+  "NATIVE_SCALES_DIFFER", // details.slice, details.with: of an agreement
 ] as const;
 export type NativeErrorCode = (typeof NATIVE_ERRORS)[number];
 

@@ -22,7 +22,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 2;
+constexpr int kAbi = 3;
 
 // ---- Errors
 

@@ -118,7 +118,10 @@ inline LayerProgram layer_program(const Napi::Value& value) {
   return {list<ProgramFile>(program["files"], "program.files", program_file),
           ops_from_numbers(numbers(program["ops"], "program.ops")),
           slices_from_numbers(numbers(program["slices"], "program.slices")),
-          flag(program["allowNonFinite"], "program.allowNonFinite")};
+          flag(program["allowNonFinite"], "program.allowNonFinite"),
+          scales_from_numbers(numbers(program["scales"], "program.scales")),
+          agreements_from_numbers(numbers(program["agreements"], "program.agreements")),
+          derived_from_numbers(numbers(program["derived"], "program.derived"))};
 }
 
 inline ControlUpdate control_update(const Napi::Value& value) {

@@ -145,6 +145,8 @@ struct Backend {
   Status (*measure)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);
   /// Rounds, quantizes and writes the tile; scales too.
   Status (*put)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);
+  /// Makes one head of what is derived from a matrix of the half; finish has been called since that was written.
+  Status (*derive)(Run* run, uint32_t lane, const Derived* derived, uint64_t head);
   /// Waits for all that was queued; `bad` has room for an entry an op. The run can go on after it.
   Status (*finish)(Run* run, BadElements* bad, RunTotals* totals);
   void (*end_run)(Run* run);

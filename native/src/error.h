@@ -22,9 +22,10 @@ enum class ErrorCode {
   out_of_memory,
   cancelled,
   no_device,
+  scales_differ,
 };
 
-inline constexpr std::array<std::string_view, 9> kErrorCodes = {
+inline constexpr std::array<std::string_view, 10> kErrorCodes = {
     "NATIVE_INVALID_ARGUMENT",
     "NATIVE_SOURCE_CHANGED",
     "NATIVE_SOURCE_NOT_FOUND",
@@ -34,6 +35,7 @@ inline constexpr std::array<std::string_view, 9> kErrorCodes = {
     "NATIVE_OUT_OF_MEMORY",
     "NATIVE_CANCELLED",
     "NATIVE_NO_DEVICE",
+    "NATIVE_SCALES_DIFFER",
 };
 
 using ErrorDetails = std::vector<std::pair<std::string, double>>;

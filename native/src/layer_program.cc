@@ -52,76 +52,6 @@ size_t row_count(const char* what, std::span<const double> numbers, size_t width
   return numbers.size() / width;
 }
 
-uint64_t times(uint64_t a, uint64_t b, const std::string& what) {
-  uint64_t product;
-  if (__builtin_mul_overflow(a, b, &product) || product > static_cast<uint64_t>(kMaxExact)) {
-    throw_invalid(what + ": " + std::to_string(a) + " times " + std::to_string(b) + " is too much");
-  }
-  return product;
-}
-
-void require(bool holds, const std::string& op, const char* rule) {
-  if (!holds) throw_invalid(op + ": " + rule);
-}
-
-void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what) {
-  if (offset > limit || bytes > limit - offset) {
-    throw_invalid(what + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " end past " +
-                  std::to_string(limit));
-  }
-}
-
-void check_slice(const LayerProgram& program, size_t index) {
-  const Slice& slice = program.slices[index];
-  const std::string name = "slice " + std::to_string(index);
-  require(slice.file < program.files.size(), name, "its file is not in the program");
-  require(is_source_dtype(slice.dtype), name, "its dtype is not one of BF16, F16, F32");
-  const uint64_t row_bytes = times(slice.cols, dtype_bytes(slice.dtype), name);
-  require(slice.row_stride >= row_bytes || slice.rows <= 1, name, "its rows overlap");
-  if (slice.rows == 0 || slice.cols == 0) return;
-  const uint64_t bytes = times(slice.rows - 1, slice.row_stride, name) + row_bytes;
-  check_inside(slice.offset, bytes, program.files[slice.file].size_bytes, name + " in its file");
-}
-
-void check_coverage(const LayerProgram& program, const Op& op, const std::string& name) {
-  require(op.first_slice <= program.slices.size() && op.slice_count <= program.slices.size() - op.first_slice, name,
-          "its slices are not in the program");
-  require(op.zero_rows <= op.rows, name, "it has more zero rows than rows");
-  uint64_t row = 0;
-  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count; i++) {
-    const Slice& slice = program.slices[i];
-    require(slice.cols == op.cols, name, "a slice has another number of columns");
-    require(slice.to_row == row, name, "its slices are not in the order of the rows they fill, without gaps");
-    require(slice.dtype == program.slices[op.first_slice].dtype, name, "its slices have different dtypes");
-    row += slice.rows;
-  }
-  const bool constant = op.slice_count == 0 && !std::isnan(op.constant);
-  require(std::isnan(op.constant) || op.slice_count == 0, name, "it has slices and a constant");
-  require(constant || row == op.rows - op.zero_rows, name, "its slices and zero rows do not fill it");
-}
-
-void check_op(const LayerProgram& program, size_t index, uint64_t data_bytes) {
-  const Op& op = program.ops[index];
-  const std::string name = "op " + std::to_string(index);
-  const uint64_t element_bytes = dtype_bytes(op.out_dtype);
-  const uint64_t elements = times(op.rows, op.cols, name);
-  require(op.round_dtype == DType::none || is_source_dtype(op.round_dtype), name, "it rounds to a dtype it cannot");
-  check_inside(op.out_offset, times(elements, element_bytes, name), data_bytes, name + " in the arena");
-  require(op.out_offset % element_bytes == 0, name, "its offset is not aligned");
-  if (op.scheme == Scheme::none) {
-    require(is_source_dtype(op.out_dtype), name, "values can be written as BF16, F16 or F32 only");
-    require(op.scale_offset == -1, name, "scheme none has no scales");
-    require(op.round_dtype == DType::none || op.round_dtype == op.out_dtype || op.out_dtype == DType::f32, name,
-            "its values would be rounded twice");
-  } else {
-    require(op.out_dtype == DType::f8_e4m3, name, "its scheme makes F8_E4M3 codes");
-    require(op.scale_offset >= 0 && op.scale_offset % 4 == 0, name, "its scales' offset is missing or not aligned");
-    check_inside(static_cast<uint64_t>(op.scale_offset), times(scale_count(op), 4, name), data_bytes,
-                 name + " with its scales in the arena");
-  }
-  check_coverage(program, op, name);
-}
-
 }  // namespace
 
 std::vector<Op> ops_from_numbers(std::span<const double> numbers) {
@@ -157,17 +87,65 @@ std::vector<Slice> slices_from_numbers(std::span<const double> numbers) {
     slice.cols = row.next_count();
     slice.dtype = row.next_enum<DType>(0, 4);
     slice.to_row = row.next_count();
+    slice.col_stride = row.next_count();
+    slice.scale = row.next_integer(-1);
   }
   return slices;
 }
 
-void check_program(const LayerProgram& program, uint64_t data_bytes) {
-  for (size_t i = 0; i < program.slices.size(); i++) check_slice(program, i);
-  for (size_t i = 0; i < program.ops.size(); i++) check_op(program, i, data_bytes);
+std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers) {
+  std::vector<ScaleMatrix> scales(row_count("scales", numbers, kScaleFields));
+  for (size_t i = 0; i < scales.size(); i++) {
+    Row row("scales", numbers, i, kScaleFields);
+    ScaleMatrix& matrix = scales[i];
+    matrix.file = row.next_count();
+    matrix.offset = row.next_count();
+    matrix.row_stride = row.next_count();
+    matrix.dtype = row.next_enum<DType>(0, 4);
+    matrix.block_rows = row.next_count();
+    matrix.block_cols = row.next_count();
+    matrix.first_row = row.next_count();
+    matrix.first_col = row.next_count();
+  }
+  return scales;
+}
+
+std::vector<Agreement> agreements_from_numbers(std::span<const double> numbers) {
+  std::vector<Agreement> agreements(row_count("agreements", numbers, kAgreementFields));
+  for (size_t i = 0; i < agreements.size(); i++) {
+    Row row("agreement", numbers, i, kAgreementFields);
+    agreements[i].slice = row.next_count();
+    agreements[i].with = row.next_count();
+  }
+  return agreements;
+}
+
+std::vector<Derived> derived_from_numbers(std::span<const double> numbers) {
+  std::vector<Derived> all(row_count("derived", numbers, kDerivedFields));
+  for (size_t i = 0; i < all.size(); i++) {
+    Row row("derived", numbers, i, kDerivedFields);
+    Derived& derived = all[i];
+    derived.scheme = row.next_enum<Scheme>(0, 3);
+    derived.weight_offset = row.next_count();
+    derived.weight_dtype = row.next_enum<DType>(0, 4);
+    derived.scale_offset = row.next_integer(-1);
+    derived.out_offset = row.next_count();
+    derived.out_dtype = row.next_enum<DType>(0, 4);
+    derived.heads = row.next_count();
+    derived.head_rows = row.next_count();
+    derived.first_row = row.next_count();
+    derived.rows = row.next_count();
+    derived.cols = row.next_count();
+    derived.transposed = row.next_enum<int>(0, 1) != 0;
+  }
+  return all;
 }
 
 DType source_dtype(const LayerProgram& program, const Op& op) {
-  return op.slice_count == 0 ? DType::f32 : program.slices[op.first_slice].dtype;
+  if (op.slice_count == 0) return op.out_dtype == DType::f8_e4m3 && op.scheme == Scheme::none ? op.out_dtype : DType::f32;
+  const Slice& first = program.slices[op.first_slice];
+  if (!is_dequantized(first)) return first.dtype;
+  return op.round_dtype == DType::none ? DType::f32 : op.round_dtype;
 }
 
 DType rounding(const Op& op) {
@@ -177,16 +155,16 @@ DType rounding(const Op& op) {
   return op.round_dtype;
 }
 
-uint64_t scale_count(const Op& op) {
-  switch (op.scheme) {
+uint64_t scale_count(Scheme scheme, uint64_t rows, uint64_t cols) {
+  switch (scheme) {
     case Scheme::none:
       return 0;
     case Scheme::fp8_tensor:
       return 1;
     case Scheme::fp8_channel:
-      return op.rows;
+      return rows;
     case Scheme::fp8_block:
-      return ceil_div(op.rows, kScaleBlock) * ceil_div(op.cols, kScaleBlock);
+      return ceil_div(rows, kScaleBlock) * ceil_div(cols, kScaleBlock);
   }
   return 0;
 }

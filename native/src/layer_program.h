@@ -1,5 +1,6 @@
 // What crosses the bridge, as plain structs: a layer's plan resolved to numbers, and the report of running it.
-// Fields of Op and Slice stand in the order of OP_FIELDS and SLICE_FIELDS in native.ts; a test compares them.
+// Fields of Op, Slice, ScaleMatrix, Agreement and Derived stand in the order of OP_FIELDS, SLICE_FIELDS and so on in
+// native.ts; a test compares them.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,8 @@ struct Op {
   bool must_be_positive;
 };
 
-/// A range of a checkpoint file, a matrix whose rows are `row_stride` bytes apart.
+/// A range of a checkpoint file, a matrix: an element's neighbour below is `row_stride` bytes away, that to the right
+/// `col_stride`. One of the two is an element's size.
 struct Slice {
   uint64_t file;
   uint64_t offset;
@@ -41,10 +43,50 @@ struct Slice {
   uint64_t cols;
   DType dtype;
   uint64_t to_row;
+  uint64_t col_stride;
+  int64_t scale;
+};
+
+/// The scales of a slice's FP8 codes, a matrix in a checkpoint file with an element for each block of another. The slice
+/// begins at [first_row, first_col] of that other one.
+struct ScaleMatrix {
+  uint64_t file;
+  uint64_t offset;
+  uint64_t row_stride;
+  DType dtype;
+  uint64_t block_rows;
+  uint64_t block_cols;
+  uint64_t first_row;
+  uint64_t first_col;
+};
+
+/// Two slices of one element that must have the same value.
+struct Agreement {
+  uint64_t slice;
+  uint64_t with;
+};
+
+/// What is made of a matrix that is finished: `rows` rows of each of its heads, dequantized, perhaps transposed.
+struct Derived {
+  Scheme scheme;
+  uint64_t weight_offset;
+  DType weight_dtype;
+  int64_t scale_offset;
+  uint64_t out_offset;
+  DType out_dtype;
+  uint64_t heads;
+  uint64_t head_rows;
+  uint64_t first_row;
+  uint64_t rows;
+  uint64_t cols;
+  bool transposed;
 };
 
 inline constexpr size_t kOpFields = 12;
-inline constexpr size_t kSliceFields = 7;
+inline constexpr size_t kSliceFields = 9;
+inline constexpr size_t kScaleFields = 8;
+inline constexpr size_t kAgreementFields = 2;
+inline constexpr size_t kDerivedFields = 12;
 
 struct ProgramFile {
   std::string path;
@@ -58,6 +100,9 @@ struct LayerProgram {
   std::vector<Op> ops;
   std::vector<Slice> slices;
   bool allow_non_finite;
+  std::vector<ScaleMatrix> scales = {};
+  std::vector<Agreement> agreements = {};
+  std::vector<Derived> derived = {};
 };
 
 struct LayerReport {
@@ -79,18 +124,36 @@ struct Span {
 /// Rows of numbers as they cross the bridge; throws invalid_argument for one that is not a number of its field.
 std::vector<Op> ops_from_numbers(std::span<const double> numbers);
 std::vector<Slice> slices_from_numbers(std::span<const double> numbers);
+std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers);
+std::vector<Agreement> agreements_from_numbers(std::span<const double> numbers);
+std::vector<Derived> derived_from_numbers(std::span<const double> numbers);
 
 /// Throws invalid_argument for a program that would read or write outside of its files or of `data_bytes`.
 void check_program(const LayerProgram& program, uint64_t data_bytes);
 
-/// The dtype of the op's slices; an op without slices counts as F32.
+/// The dtype in which the op's elements come to the backend: that of its slices, or of what is made of their codes; an
+/// op without slices counts as F32, or as what it copies.
 DType source_dtype(const LayerProgram& program, const Op& op);
 
 /// What the op's values are rounded to before anything else, so that writing them as `out_dtype` is then exact.
 DType rounding(const Op& op);
 
-uint64_t scale_count(const Op& op);
+uint64_t scale_count(Scheme scheme, uint64_t rows, uint64_t cols);
+inline uint64_t scale_count(const Op& op) { return scale_count(op.scheme, op.rows, op.cols); }
 
-inline uint64_t ceil_div(uint64_t value, uint64_t by) { return value / by + (value % by != 0); }
+constexpr uint64_t ceil_div(uint64_t value, uint64_t by) { return value / by + (value % by != 0); }
+
+/// Which of a matrix's scales is that of an element; `cols` are the matrix's.
+constexpr uint64_t scale_index(Scheme scheme, uint64_t row, uint64_t col, uint64_t cols) {
+  if (scheme == Scheme::fp8_channel) return row;
+  if (scheme == Scheme::fp8_block) return row / kScaleBlock * ceil_div(cols, kScaleBlock) + col / kScaleBlock;
+  return 0;
+}
+
+/// Columns of it lie together in the file, instead of rows.
+inline bool is_transposed(const Slice& slice) { return slice.cols > 1 && slice.col_stride != dtype_bytes(slice.dtype); }
+
+/// Values are made of its codes while it is read.
+inline bool is_dequantized(const Slice& slice) { return slice.scale != -1; }
 
 }  // namespace layercast

@@ -39,6 +39,9 @@ class BackendRun {
   void put(uint32_t lane, const Tile& tile, const uint8_t* host) {
     arena_.check(arena_.backend().put(run_, lane, &tile, host));
   }
+  void derive(uint32_t lane, const Derived& derived, uint64_t head) {
+    arena_.check(arena_.backend().derive(run_, lane, &derived, head));
+  }
   void finish() { arena_.check(arena_.backend().finish(run_, bad_.data(), &totals_)); }
 
   const RunTotals& totals() const { return totals_; }
@@ -72,6 +75,27 @@ const uint8_t* bring_tile(const LayerProgram& program, const SourceFiles& files,
   }
   totals.ns.fetch_add(watch.lap_ns(), std::memory_order_relaxed);
   return host;
+}
+
+/// Scales that several matrices are to share are one number. What is not a number agrees with nothing.
+void check_agreements(const LayerProgram& program, const SourceFiles& files) {
+  for (const Agreement& agreement : program.agreements) {
+    const float one = files.read_value(agreement.slice);
+    const float other = files.read_value(agreement.with);
+    if (one == other) continue;
+    files.check_unchanged();  // bytes that changed underneath are the better reason
+    throw NativeError(ErrorCode::scales_differ,
+                      "slice " + std::to_string(agreement.slice) + " is " + std::to_string(one) + ", slice " +
+                          std::to_string(agreement.with) + " is " + std::to_string(other) + ": they must be equal",
+                      {{"slice", static_cast<double>(agreement.slice)}, {"with", static_cast<double>(agreement.with)}});
+  }
+}
+
+/// What is derived from matrices that are finished, head by head on all threads.
+void derive_all(ThreadPool& pool, BackendRun& run, const LayerProgram& program, const CancelToken& cancel) {
+  for (const Derived& derived : program.derived) {
+    pool.each(derived.heads, &cancel, [&](uint64_t head, uint32_t lane) { run.derive(lane, derived, head); });
+  }
 }
 
 /// A bad element as the caller knows it, ordered as it is to be reported.
@@ -144,6 +168,7 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   const SourceFiles files(program, arena.pinned_sources());
   const bool fetched = files.seem_pinned();
   const TileLimits& limits = fetched ? arena.backend().fetched_tiles : arena.backend().tiles;
+  check_agreements(program, files);
   BackendRun run(arena, half, program);
   ReadTotals read;
 
@@ -168,6 +193,7 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   each_tile(pool, arena, second_pass, fetched, cancel, [&](const Tile& tile, uint32_t lane) {
     run.put(lane, tile, bring_tile(program, files, run, lane, tile, read));
   });
+  derive_all(pool, run, program, cancel);
   run.finish();
   files.check_unchanged();
 

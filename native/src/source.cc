@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 
+#include "cpu/numbers.h"
 #include "error.h"
+#include "transpose.h"
 
 namespace layercast {
 namespace {
@@ -17,6 +20,9 @@ namespace {
 /// Skipping fewer bytes than this between two rows costs more, as a call a row, than reading over them.
 constexpr uint64_t kWorthSkipping = 4 << 10;
 constexpr uint64_t kFullRowsBytes = 256 << 10;
+
+/// Columns of a transposed slice that are read before they are turned.
+constexpr uint64_t kColumnsBytes = 1 << 20;
 
 int64_t mtime_ns(const struct stat& status) {
   return static_cast<int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
@@ -43,8 +49,8 @@ void check_status(const ProgramFile& file, uint64_t index, const struct stat& st
                     {{"errno", static_cast<double>(error_number)}, {"file", static_cast<double>(index)}});
 }
 
-uint64_t offset_in_file(const Slice& slice, uint64_t first_row, const Tile& tile) {
-  return slice.offset + first_row * slice.row_stride + tile.first_col * dtype_bytes(slice.dtype);
+uint64_t offset_in_file(const Slice& slice, uint64_t row, uint64_t col) {
+  return slice.offset + row * slice.row_stride + col * slice.col_stride;
 }
 
 void fill_constant(uint8_t* to, uint64_t elements, float value) {
@@ -58,6 +64,9 @@ SourceFiles::SourceFiles(const LayerProgram& program, const PinnedSources& pinne
   try {
     for (const Slice& slice : program.slices) {
       if (descriptors_[slice.file] == -1) open_file(slice.file, pinned);
+    }
+    for (const ScaleMatrix& matrix : program.scales) {
+      if (descriptors_[matrix.file] == -1) open_file(matrix.file, pinned);
     }
   } catch (...) {
     close_all();
@@ -111,7 +120,8 @@ uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
     const Slice& slice = program_.slices[i];
     if (row >= slice.to_row + slice.rows) continue;
     const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
-    bytes_read += read_rows(slice, row - slice.to_row, rows, tile, buffer + (row - tile.first_row) * row_bytes);
+    const Part part = {row - slice.to_row, rows, tile.first_col, tile.cols};
+    bytes_read += read_part(slice, part, dtype, buffer + (row - tile.first_row) * row_bytes);
     row += rows;
   }
   uint8_t* rest = buffer + (row - tile.first_row) * row_bytes;
@@ -126,7 +136,7 @@ uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
 bool SourceFiles::seem_pinned() const {
   return !program_.slices.empty() && std::ranges::all_of(program_.slices, [&](const Slice& slice) {
     const PinnedFile* file = pinned_[slice.file].get();
-    return file != nullptr && file->is_current(slice.offset, 1);
+    return file != nullptr && !is_transposed(slice) && !is_dequantized(slice) && file->is_current(slice.offset, 1);
   });
 }
 
@@ -140,7 +150,8 @@ std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
     if (row >= slice.to_row + slice.rows) continue;
     const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
     const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
-    const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile);
+    if (is_transposed(slice) || is_dequantized(slice)) return {};
+    const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile.first_col);
     const PinnedFile* file = pinned_[slice.file].get();
     if (file == nullptr || !file->is_current(offset, (rows - 1) * slice.row_stride + row_bytes)) return {};
     found.push_back({file->bytes() + offset, slice.row_stride, rows, row_bytes, (row - tile.first_row) * row_bytes});
@@ -150,35 +161,78 @@ std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
   return found;
 }
 
-uint64_t SourceFiles::read_rows(const Slice& slice, uint64_t first_row, uint64_t rows, const Tile& tile,
-                                uint8_t* to) const {
-  const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
-  const uint64_t offset = offset_in_file(slice, first_row, tile);
-  if (slice.row_stride == row_bytes || rows == 1) {
-    read_exactly(slice.file, offset, rows * row_bytes, to);
-    return rows * row_bytes;
-  }
-  if (slice.row_stride - row_bytes < kWorthSkipping && slice.row_stride <= kFullRowsBytes) {
-    return read_full_rows(slice, offset, rows, row_bytes, to);
-  }
-  for (uint64_t row = 0; row < rows; row++) {
-    read_exactly(slice.file, offset + row * slice.row_stride, row_bytes, to + row * row_bytes);
-  }
-  return rows * row_bytes;
+float SourceFiles::read_value(uint64_t index) const {
+  const Slice& slice = program_.slices[index];
+  std::array<uint8_t, sizeof(float)> bytes = {};
+  read_exactly(slice.file, slice.offset, dtype_bytes(slice.dtype), bytes.data());
+  uint32_t bits;
+  std::memcpy(&bits, bytes.data(), sizeof bits);
+  if (slice.dtype == DType::bf16) return float_from_bf16(static_cast<uint16_t>(bits));
+  return slice.dtype == DType::f16 ? float_from_f16(static_cast<uint16_t>(bits)) : float_of(bits);
 }
 
-uint64_t SourceFiles::read_full_rows(const Slice& slice, uint64_t offset, uint64_t rows, uint64_t row_bytes,
-                                     uint8_t* to) const {
-  static thread_local std::vector<uint8_t> full_rows(kFullRowsBytes);
-  const uint64_t rows_at_once = kFullRowsBytes / slice.row_stride;
+uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtype, uint8_t* to) const {
+  if (!is_dequantized(slice)) return read_elements(slice, part, to);
+  const ScaleMatrix& matrix = program_.scales[static_cast<uint64_t>(slice.scale)];
+  const Part scales = scales_of(matrix, part);
+  const uint64_t scale_bytes = dtype_bytes(matrix.dtype);
+  std::vector<uint8_t> stored(scales.rows * scales.cols * scale_bytes);
+  const uint64_t offset = matrix.offset + scales.first_row * matrix.row_stride + scales.first_col * scale_bytes;
+  uint64_t bytes_read = read_rows({matrix.file, offset, matrix.row_stride, scales.rows, scales.cols * scale_bytes},
+                                  stored.data());
+  bytes_read += read_elements(slice, part, to + part.rows * part.cols * (dtype_bytes(dtype) - 1));
+  dequantize(matrix, part, floats_of_scales(matrix.dtype, stored.data(), scales.rows * scales.cols), dtype, to);
+  return bytes_read;
+}
+
+uint64_t SourceFiles::read_elements(const Slice& slice, const Part& part, uint8_t* to) const {
+  if (is_transposed(slice)) return read_transposed(slice, part, to);
+  const uint64_t offset = offset_in_file(slice, part.first_row, part.first_col);
+  return read_rows({slice.file, offset, slice.row_stride, part.rows, part.cols * dtype_bytes(slice.dtype)}, to);
+}
+
+/// Columns are read as they lie, as many as have room, and then turned.
+uint64_t SourceFiles::read_transposed(const Slice& slice, const Part& part, uint8_t* to) const {
+  static thread_local std::vector<uint8_t> columns(kColumnsBytes);
+  const uint64_t size = dtype_bytes(slice.dtype);
+  const uint64_t rows_at_once = std::min(part.rows, kColumnsBytes / size);
+  const uint64_t cols_at_once = kColumnsBytes / (rows_at_once * size);
   uint64_t bytes_read = 0;
-  for (uint64_t row = 0; row < rows; row += rows_at_once) {
-    const uint64_t count = std::min(rows_at_once, rows - row);
+  for (uint64_t row = 0; row < part.rows; row += rows_at_once) {
+    const uint64_t rows = std::min(rows_at_once, part.rows - row);
+    for (uint64_t col = 0; col < part.cols; col += cols_at_once) {
+      const uint64_t cols = std::min(cols_at_once, part.cols - col);
+      const uint64_t offset = offset_in_file(slice, part.first_row + row, part.first_col + col);
+      bytes_read += read_rows({slice.file, offset, slice.col_stride, cols, rows * size}, columns.data());
+      transpose(columns.data(), cols, rows, size, to + (row * part.cols + col) * size, part.cols);
+    }
+  }
+  return bytes_read;
+}
+
+uint64_t SourceFiles::read_rows(const Rows& rows, uint8_t* to) const {
+  if (rows.stride == rows.bytes || rows.count == 1) {
+    read_exactly(rows.file, rows.offset, rows.count * rows.bytes, to);
+    return rows.count * rows.bytes;
+  }
+  if (rows.stride - rows.bytes < kWorthSkipping && rows.stride <= kFullRowsBytes) return read_full_rows(rows, to);
+  for (uint64_t row = 0; row < rows.count; row++) {
+    read_exactly(rows.file, rows.offset + row * rows.stride, rows.bytes, to + row * rows.bytes);
+  }
+  return rows.count * rows.bytes;
+}
+
+uint64_t SourceFiles::read_full_rows(const Rows& rows, uint8_t* to) const {
+  static thread_local std::vector<uint8_t> full_rows(kFullRowsBytes);
+  const uint64_t rows_at_once = kFullRowsBytes / rows.stride;
+  uint64_t bytes_read = 0;
+  for (uint64_t row = 0; row < rows.count; row += rows_at_once) {
+    const uint64_t count = std::min(rows_at_once, rows.count - row);
     // The last row ends with its last element: what follows may be past the end of the file.
-    const uint64_t bytes = (count - 1) * slice.row_stride + row_bytes;
-    read_exactly(slice.file, offset + row * slice.row_stride, bytes, full_rows.data());
+    const uint64_t bytes = (count - 1) * rows.stride + rows.bytes;
+    read_exactly(rows.file, rows.offset + row * rows.stride, bytes, full_rows.data());
     for (uint64_t i = 0; i < count; i++) {
-      std::memcpy(to + (row + i) * row_bytes, full_rows.data() + i * slice.row_stride, row_bytes);
+      std::memcpy(to + (row + i) * rows.bytes, full_rows.data() + i * rows.stride, rows.bytes);
     }
     bytes_read += bytes;
   }

@@ -5,6 +5,8 @@
 namespace layercast {
 namespace {
 
+constexpr uint64_t kTransposedTileBytes = 8 << 20;
+
 struct TileSize {
   uint64_t rows;
   uint64_t cols;
@@ -24,13 +26,21 @@ TileSize tile_size(const TileLimits& limits, const Op& op, uint64_t element_byte
   return {1, limits.tile_bytes / element_bytes};
 }
 
+/// Of a matrix that is transposed on disk each column of a tile is read by itself: tall tiles make those reads worth their calls.
+TileLimits limits_for(TileLimits limits, const LayerProgram& program, const Op& op) {
+  if (op.slice_count == 0 || !is_transposed(program.slices[op.first_slice])) return limits;
+  limits.tile_bytes = std::max(limits.tile_bytes, kTransposedTileBytes);
+  limits.band_bytes = std::max(limits.band_bytes, kTransposedTileBytes);
+  return limits;
+}
+
 }  // namespace
 
 void cut_tiles(const TileLimits& limits, const LayerProgram& program, uint32_t op_index,
                std::vector<Tile>& tiles) {
   const Op& op = program.ops[op_index];
   if (op.rows == 0 || op.cols == 0) return;
-  const TileSize size = tile_size(limits, op, dtype_bytes(source_dtype(program, op)));
+  const TileSize size = tile_size(limits_for(limits, program, op), op, dtype_bytes(source_dtype(program, op)));
   for (uint64_t row = 0; row < op.rows; row += size.rows) {
     const uint64_t rows = std::min(size.rows, op.rows - row);
     for (uint64_t col = 0; col < op.cols; col += size.cols) {

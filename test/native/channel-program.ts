@@ -39,8 +39,21 @@ export function channelProgram(path: string, values: number[]): LayerProgram & {
       },
     ]),
     slices: numbers(SLICE_FIELDS, [
-      { file: 0, offset: 0, rowStride: 16, rows: 2, cols: 4, dtype: DTYPES.F32.code, toRow: 0 },
+      {
+        file: 0,
+        offset: 0,
+        rowStride: 16,
+        rows: 2,
+        cols: 4,
+        dtype: DTYPES.F32.code,
+        toRow: 0,
+        colStride: 4,
+        scale: -1,
+      },
     ]),
+    scales: new Float64Array(),
+    agreements: new Float64Array(),
+    derived: new Float64Array(),
     allowNonFinite: false,
   };
 }

@@ -122,7 +122,7 @@ LayerProgram program_of(const Case& one, const std::string& path) {
   for (const uint64_t rows : one.part_rows) {
     // Slices begin in the middle of the file's rows.
     const uint64_t offset = 24 + row * stride + one.skipped_cols / 2 * element_bytes;
-    program.slices.push_back({0, offset, stride, rows, one.cols, one.source, row});
+    program.slices.push_back({0, offset, stride, rows, one.cols, one.source, row, element_bytes, -1});
     row += rows;
   }
   const DType kept = one.round == DType::none ? one.source : one.round;

@@ -325,6 +325,10 @@ Status put(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host) {
   return on_cpu([&](const Backend& cpu) { return cpu.put(run, lane, tile, host); });
 }
 
+Status derive(Run* run, uint32_t lane, const Derived* derived, uint64_t head) {
+  return on_cpu([&](const Backend& cpu) { return cpu.derive(run, lane, derived, head); });
+}
+
 Status finish(Run* run, BadElements* bad, RunTotals* totals) {
   return on_cpu([&](const Backend& cpu) { return cpu.finish(run, bad, totals); });
 }
@@ -365,6 +369,7 @@ constexpr Backend kStandIn = {
     .fetch = fetch,
     .measure = measure,
     .put = put,
+    .derive = derive,
     .finish = finish,
     .end_run = end_run,
     .exchange = exchange,

@@ -55,7 +55,7 @@ inline ProgramFile planned(const std::string& path) {
 }
 
 inline Slice contiguous(uint64_t offset, uint64_t rows, uint64_t cols, DType dtype, uint64_t to_row = 0) {
-  return {0, offset, cols * dtype_bytes(dtype), rows, cols, dtype, to_row};
+  return {0, offset, cols * dtype_bytes(dtype), rows, cols, dtype, to_row, dtype_bytes(dtype), -1};
 }
 
 /// An op that its first `slices` slices fill whole, written from the arena's first byte on.

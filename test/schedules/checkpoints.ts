@@ -18,12 +18,26 @@ function tensor(name: string, index: number, phase: KernelTensor["phase"]): Kern
     shape: [rows, COLS],
     rows,
     cols: COLS,
-    parts: [{ tensor: index, rows, cols: COLS, rule: { kind: "replicate" } }],
+    parts: [
+      {
+        tensors: [index],
+        firsts: [0],
+        rows,
+        cols: COLS,
+        rowStride: COLS,
+        colStride: 1,
+        rule: { kind: "replicate" },
+        scales: null,
+      },
+    ],
+    experts: null,
+    derived: null,
     scheme: "none",
     scale: null,
     roundTo: null,
     constant: null,
     mustBePositive: false,
+    mustAgree: false,
     phase,
   };
 }
@@ -33,12 +47,13 @@ function layoutOf(layers: number, tensorParallelSize: number): Layout {
   return {
     modelType: "schedule",
     tensorParallelSize,
+    expertParallel: false,
     scheme: "none",
     layers: names.map(([weight = "", scale = ""], layer) => ({
       name: `layer.${layer}`,
       kernelTensors: [tensor(weight, 2 * layer, "layer"), tensor(scale, 2 * layer + 1, "finalize")],
     })),
-    checkpointTensors: names.flat(),
+    checkpointTensors: names.flat().map((name) => ({ name, shape: [1, COLS] })),
   };
 }
 
@@ -65,7 +80,6 @@ export function planOf(
       dtype: new Array<"F32">(tensors).fill("F32"),
     },
     sourceDigest: String(checkpoint),
-    skipped: [],
     layerJobs: jobs,
     allowNonFinite: false,
     stagingPlace: "auto",

@@ -91,6 +91,7 @@ async function openPart(
   const plans = plansOf(sim, process);
   const arena = await openRankArena({
     core,
+    rank,
     directory: "",
     device: core.openDevice("cpu"),
     holders: null,
@@ -111,6 +112,7 @@ async function openPart(
     rank,
     replicas: sim.options.replicas,
     tensorParallelSize: sim.options.tensorParallelSize,
+    expertParallel: false,
     incarnation,
     host: `host ${key}`,
     device: "cpu",

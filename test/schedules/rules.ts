@@ -2,7 +2,7 @@
 // wrong; a rule that they do not miss is either not needed or not tested. One is missed too seldom to wait for: that a hook call
 // speaks for its own stop only. Without it a law of test/reloads/hooks.test.ts fails.
 
-import type { Patch } from "./compile.js";
+import type { Patch } from "../compile.js";
 
 export interface Rule {
   name: string;

@@ -5,7 +5,7 @@ import { execFile } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { promisify } from "node:util";
 import { afterAll, describe, expect, it } from "vitest";
-import { type Compiled, compile, patched } from "./compile.js";
+import { type Compiled, compile, patched } from "../compile.js";
 import { RULES } from "./rules.js";
 import type { Outcome } from "./schedule.js";
 
@@ -21,7 +21,7 @@ interface Ran {
   failed: Outcome | null;
 }
 
-const program = compile();
+const program = compile("test/schedules/main.ts", ["test/schedules"]);
 afterAll(() => program.remove());
 
 async function run({ program }: Compiled, from: number, to: number, withinMs: number): Promise<Ran> {

@@ -138,6 +138,14 @@ Status put(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host) {
   return on_tile(run, lane, tile, host, put_by_scheme);
 }
 
+Status derive_head(Run* run, uint32_t lane, const Derived* derived, uint64_t head) {
+  return guard([&] {
+    DeriveWork work{*run, *derived, head, run->device.lanes[lane], *run->device.vectors};
+    derive(work);
+    add_totals(*run, work.totals);
+  });
+}
+
 Status finish(Run* run, BadElements* bad, RunTotals* totals) {
   for (size_t i = 0; i < run->ops.size(); i++) {
     bad[i] = {run->states[i].non_finite.load(), run->states[i].not_positive.load()};
@@ -192,6 +200,7 @@ constexpr Backend kCpuBackend = {
     .fetch = nullptr,
     .measure = measure,
     .put = put,
+    .derive = derive_head,
     .finish = finish,
     .end_run = end_run,
     .exchange = exchange,

@@ -1,4 +1,4 @@
-// The numbers, one value at a time, for the CPU and for GPU kernels: F32 <-> BF16 and F16 to nearest even, F32 -> E4M3
+// The numbers, one value at a time, for the CPU and for GPU kernels: F32 <-> BF16 and F16 to nearest even, F32 <-> E4M3
 // ("fn": largest 448, no infinity), and the recipes' scales. No branches, integers where rounding happens, so that
 // loops over them become vector code that gives the same bits on every machine. A NaN keeps its sign and becomes quiet.
 #pragma once
@@ -55,6 +55,24 @@ LAYERCAST_HOST_DEVICE inline uint16_t f16_from_float(float value) {
   const uint32_t special = magnitude > kInfinityBits ? 0x7E00u : 0x7C00u;
   // From 65520, halfway past the largest, on: infinity.
   return static_cast<uint16_t>(sign | (magnitude >= 0x477FF000u ? special : finite));
+}
+
+/// NaN is 0x7F and 0xFF.
+LAYERCAST_HOST_DEVICE inline float float_from_e4m3(uint8_t code) {
+  const uint32_t magnitude = static_cast<uint32_t>(code & 0x7Fu) << 20;
+  const uint32_t sign = static_cast<uint32_t>(code & 0x80u) << 24;
+  const uint32_t normal = magnitude + (120u << 23);
+  // 2^-6 with the subnormal's digits behind it, less 2^-6: exact.
+  const uint32_t subnormal = bits_of(float_of(magnitude + (121u << 23)) - 0x1p-6f);
+  const uint32_t finite = magnitude < (1u << 23) ? subnormal : normal;
+  return float_of(sign | (magnitude == (0x7Fu << 20) ? 0x7FC00000u : finite));
+}
+
+/// The value of a code. A NaN has the code's sign: that of a product that is none differs from machine to machine.
+LAYERCAST_HOST_DEVICE inline float scaled_e4m3(uint8_t code, float scale) {
+  const uint32_t bits = bits_of(float_from_e4m3(code) * scale);
+  const uint32_t quiet_nan = static_cast<uint32_t>(code & 0x80u) << 24 | 0x7FC00000u;
+  return float_of((bits & kAbsMask) > kInfinityBits ? quiet_nan : bits);
 }
 
 /// Rounds `scaled` to E4M3, saturating. Sign and NaN come from the bits of the value before scaling, because what a

@@ -36,8 +36,9 @@ uint32_t note_bad(TileWork& work, uint64_t first, uint64_t count, float* values)
   return greatest;
 }
 
-/// The bits of the dtype's infinity.
+/// The bits of the dtype's infinity, or NaN where there is none.
 uint32_t infinity_bits(DType dtype) {
+  if (dtype == DType::f8_e4m3) return 0x7Fu;
   if (dtype == DType::bf16) return kInfinityBits >> 16;
   return dtype == DType::f16 ? 0x7C00u : kInfinityBits;
 }

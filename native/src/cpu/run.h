@@ -65,6 +65,17 @@ struct TileWork {
   Stopwatch watch = {};
 };
 
+/// One head of what is derived, in a lane.
+struct DeriveWork {
+  Run& run;
+  const Derived& derived;
+  uint64_t head;
+  Lane& lane;
+  const VectorCode& vectors;
+  RunTotals totals = {};
+  Stopwatch watch = {};
+};
+
 /// Elements of a strip: as BF16, and their codes, they stay in the nearest cache.
 inline constexpr uint64_t kStripElements = 16384;
 
@@ -103,5 +114,6 @@ void measure_fp8_tensor(TileWork& work);
 void put_fp8_tensor(TileWork& work);
 void put_fp8_channel(TileWork& work);
 void put_fp8_block(TileWork& work);
+void derive(DeriveWork& work);
 
 }  // namespace layercast

@@ -11,7 +11,7 @@
 
 namespace layercast {
 
-/// Rows of a matrix of BF16, F16 or F32 in memory, `stride` elements apart.
+/// Rows of a matrix of BF16, F16, F32 or E4M3 codes in memory, `stride` elements apart.
 struct Elements {
   const uint8_t* at;
   DType dtype;
@@ -29,11 +29,15 @@ struct Scaling {
 struct VectorCode {
   const char* name;
 
-  /// The greatest bits without sign. So long as those are less than infinity's, it is the greatest absolute value.
+  /// The greatest bits without sign. So long as those are less than infinity's (of codes: than NaN's), it is the greatest
+  /// absolute value.
   uint32_t (*greatest)(const Elements& elements);
 
   /// To F32, rounded to `round` first unless that is none; returns the greatest bits without sign of what it wrote.
   uint32_t (*convert)(DType source, DType round, const uint8_t* from, uint64_t count, float* to);
+
+  /// E4M3 codes times a scale, as scaled_e4m3 of numbers.h.
+  void (*decode)(const uint8_t* codes, uint64_t count, float scale, float* to);
 
   /// F32 -> BF16, F16, or F32 with quiet NaNs.
   void (*narrow)(DType dtype, const float* values, uint64_t count, uint8_t* to);

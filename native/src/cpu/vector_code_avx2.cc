@@ -34,6 +34,8 @@ struct Avx2 {
   template <int kBits>
   static Ints left16(Ints a) { return _mm256_slli_epi16(a, kBits); }
   template <int kBits>
+  static Ints left32(Ints a) { return _mm256_slli_epi32(a, kBits); }
+  template <int kBits>
   static Ints right32(Ints a) { return _mm256_srli_epi32(a, kBits); }
   template <int kBits>
   static Ints right64(Ints a) { return _mm256_srli_epi64(a, kBits); }
@@ -43,6 +45,7 @@ struct Avx2 {
   static Ints add8(Ints a, Ints b) { return _mm256_add_epi8(a, b); }
   static Ints add8_saturated(Ints a, Ints b) { return _mm256_adds_epu8(a, b); }
   static Ints sub8_saturated(Ints a, Ints b) { return _mm256_subs_epu8(a, b); }
+  static Ints max8(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
   static Ints min8(Ints a, Ints b) { return _mm256_min_epu8(a, b); }
   /// sum + (a > b), bytes of less than 128.
   static Ints add8_if_greater(Ints sum, Ints a, Ints b) { return _mm256_sub_epi8(sum, _mm256_cmpgt_epi8(a, b)); }
@@ -62,6 +65,10 @@ struct Avx2 {
   static Ints sub32(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
   static Ints min32(Ints a, Ints b) { return _mm256_min_epi32(a, b); }
   static Ints max32(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
+  /// `c` where a < b, signed, else `d`.
+  static Ints select32_less(Ints a, Ints b, Ints c, Ints d) {
+    return _mm256_blendv_epi8(d, c, _mm256_cmpgt_epi32(b, a));
+  }
   static Ints add64(Ints a, Ints b) { return _mm256_add_epi64(a, b); }
   /// Of the lower 32 bits of each 64.
   static Ints mul_lower32(Ints a, Ints b) { return _mm256_mul_epu32(a, b); }
@@ -80,6 +87,10 @@ struct Avx2 {
     return as_ints(_mm256_blendv_ps(as_floats(b), as_floats(a), _mm256_cmp_ps(value, value, _CMP_UNORD_Q)));
   }
 
+  /// A byte in each 32 bits.
+  static Ints load_bytes(const uint8_t* from) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
   static Halves load_halves(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
   static void store_halves(uint8_t* to, Halves a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), a); }
   static Floats floats_of_bf16(Halves a) { return as_floats(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)); }

@@ -35,6 +35,8 @@ struct Avx512 {
   template <unsigned kBits>
   static Ints left16(Ints a) { return _mm512_slli_epi16(a, kBits); }
   template <unsigned kBits>
+  static Ints left32(Ints a) { return _mm512_slli_epi32(a, kBits); }
+  template <unsigned kBits>
   static Ints right32(Ints a) { return _mm512_srli_epi32(a, kBits); }
   template <unsigned kBits>
   static Ints right64(Ints a) { return _mm512_srli_epi64(a, kBits); }
@@ -44,6 +46,7 @@ struct Avx512 {
   static Ints add8(Ints a, Ints b) { return _mm512_add_epi8(a, b); }
   static Ints add8_saturated(Ints a, Ints b) { return _mm512_adds_epu8(a, b); }
   static Ints sub8_saturated(Ints a, Ints b) { return _mm512_subs_epu8(a, b); }
+  static Ints max8(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
   static Ints min8(Ints a, Ints b) { return _mm512_min_epu8(a, b); }
   /// sum + (a > b)
   static Ints add8_if_greater(Ints sum, Ints a, Ints b) {
@@ -68,6 +71,10 @@ struct Avx512 {
   static Ints sub32(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
   static Ints min32(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
   static Ints max32(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+  /// `c` where a < b, signed, else `d`.
+  static Ints select32_less(Ints a, Ints b, Ints c, Ints d) {
+    return _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(a, b), d, c);
+  }
   static Ints add64(Ints a, Ints b) { return _mm512_add_epi64(a, b); }
   /// Of the lower 32 bits of each 64.
   static Ints mul_lower32(Ints a, Ints b) { return _mm512_mul_epu32(a, b); }
@@ -83,6 +90,10 @@ struct Avx512 {
     return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), b, a);
   }
 
+  /// A byte in each 32 bits.
+  static Ints load_bytes(const uint8_t* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
   static Halves load_halves(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
   static void store_halves(uint8_t* to, Halves a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a); }
   static Floats floats_of_bf16(Halves a) { return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }

@@ -23,6 +23,7 @@ float load_value(const uint8_t* from, uint64_t index) {
   if constexpr (kSource == DType::bf16) return float_from_bf16(load<uint16_t>(from, index));
   if constexpr (kSource == DType::f16) return float_from_f16(load<uint16_t>(from, index));
   if constexpr (kSource == DType::f32) return load<float>(from, index);
+  if constexpr (kSource == DType::f8_e4m3) return float_from_e4m3(from[index]);
 }
 
 template <DType kRound>
@@ -49,6 +50,7 @@ uint32_t greatest_of(const Elements& elements) {
 }
 
 uint32_t greatest(const Elements& elements) {
+  if (elements.dtype == DType::f8_e4m3) return greatest_of<uint8_t>(elements);
   return elements.dtype == DType::f32 ? greatest_of<uint32_t>(elements) : greatest_of<uint16_t>(elements);
 }
 
@@ -73,7 +75,12 @@ uint32_t convert_from(DType round, const uint8_t* from, uint64_t count, float* t
 uint32_t convert(DType source, DType round, const uint8_t* from, uint64_t count, float* to) {
   if (source == DType::bf16) return convert_from<DType::bf16>(round, from, count, to);
   if (source == DType::f16) return convert_from<DType::f16>(round, from, count, to);
+  if (source == DType::f8_e4m3) return convert_as<DType::f8_e4m3, DType::none>(from, count, to);
   return convert_from<DType::f32>(round, from, count, to);
+}
+
+void decode(const uint8_t* codes, uint64_t count, float scale, float* to) {
+  for (uint64_t i = 0; i < count; i++) to[i] = scaled_e4m3(codes[i], scale);
 }
 
 template <class Convert>
@@ -141,7 +148,7 @@ uint64_t copy_blocks(const uint8_t* from, uint64_t first_block, uint64_t blocks,
   return digest_blocks(from, first_block, blocks);
 }
 
-constexpr VectorCode kPortable = {"portable", greatest, convert, narrow, encode, digest_blocks, copy_blocks};
+constexpr VectorCode kPortable = {"portable", greatest, convert, decode, narrow, encode, digest_blocks, copy_blocks};
 
 }  // namespace
 

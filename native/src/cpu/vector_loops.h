@@ -11,7 +11,7 @@ namespace {
 
 template <class L>
 constexpr VectorCode vector_code_of(const char* name) {
-  return {name, greatest<L>, convert<L>, narrow<L>, encode<L>, digest_blocks<L>, copy_blocks<L>};
+  return {name, greatest<L>, convert<L>, decode<L>, narrow<L>, encode<L>, digest_blocks<L>, copy_blocks<L>};
 }
 
 }  // namespace

@@ -200,6 +200,10 @@ Status put(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host) {
   return on_device(&run->device, [&] { put(*run, lane, *tile, host); });
 }
 
+Status derive_head(Run* run, uint32_t lane, const Derived* derived, uint64_t head) {
+  return on_device(&run->device, [&] { derive(*run, lane, *derived, head); });
+}
+
 Status finish(Run* run, BadElements* bad, RunTotals* totals) {
   return on_device(&run->device, [&] { finish(*run, bad, *totals); });
 }
@@ -263,6 +267,7 @@ constexpr Backend kCudaBackend = {
     .fetch = fetch,
     .measure = measure,
     .put = put,
+    .derive = derive_head,
     .finish = finish,
     .end_run = end_run,
     .exchange = exchange,

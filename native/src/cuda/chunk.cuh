@@ -80,6 +80,8 @@ __device__ __forceinline__ Raw<kSource> load(const Row& row, const Chunk& chunk)
     if ((chunk.present >> i & 1) == 0) continue;
     if constexpr (kBytes == 4) {
       raw.words[i] = reinterpret_cast<const uint32_t*>(at)[i];
+    } else if constexpr (kBytes == 1) {
+      raw.words[i / 4] |= static_cast<uint32_t>(at[i]) << (8 * (i % 4));
     } else {
       raw.words[i / 2] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(at)[i]) << (16 * (i % 2));
     }
@@ -101,6 +103,8 @@ template <DType kSource>
 __device__ __forceinline__ float element_of(const Raw<kSource>& raw, uint32_t i) {
   if constexpr (kSource == DType::f32) {
     return float_of(raw.words[i]);
+  } else if constexpr (kSource == DType::f8_e4m3) {
+    return float_from_e4m3(static_cast<uint8_t>(raw.words[i / 4] >> (8 * (i % 4))));
   } else {
     const auto half = static_cast<uint16_t>(raw.words[i / 2] >> (16 * (i % 2)));
     return kSource == DType::bf16 ? float_from_bf16(half) : float_from_f16(half);
@@ -168,8 +172,8 @@ __device__ __forceinline__ Seen look_at(const TileJob& job, const Row& row, cons
 }
 
 /// Writes what of a chunk is there; words of what is not are zero. Returns the digest of it.
-template <uint32_t kWords>
-__device__ __forceinline__ uint64_t put(const TileJob& job, const Chunk& chunk, const uint32_t (&words)[kWords]) {
+template <uint32_t kWords, class Job>
+__device__ __forceinline__ uint64_t put(const Job& job, const Chunk& chunk, const uint32_t (&words)[kWords]) {
   constexpr uint32_t kBytes = kWords * 4 / kChunk;
   const uint64_t offset = chunk.out * kBytes;
   uint8_t* at = job.base + offset;
@@ -201,7 +205,8 @@ __device__ __forceinline__ uint64_t put_scale(const TileJob& job, uint64_t index
 }
 
 /// Of the digest's parts, the one that this block adds to.
-__device__ __forceinline__ unsigned long long* digest_part(const TileJob& job) {
+template <class Job>
+__device__ __forceinline__ unsigned long long* digest_part(const Job& job) {
   return job.digest_parts + (blockIdx.x + blockIdx.y) % kDigestParts;
 }
 

@@ -44,6 +44,21 @@ struct TileJob {
   unsigned long long* digest_parts;
 };
 
+/// One head of what is derived: rows [first_row, first_row + rows) of a matrix of `cols` columns.
+struct DeriveJob {
+  Scheme scheme;
+  DType out;
+  bool transposed;
+  const uint8_t* weight;
+  const float* scales;
+  uint64_t first_row;
+  uint32_t rows;
+  uint32_t cols;  // rows * cols < 2^31
+  uint8_t* base;
+  uint64_t out_offset;
+  unsigned long long* digest_parts;
+};
+
 struct Queue {
   cudaStream_t stream;
   uint32_t multiprocessors;
@@ -54,6 +69,8 @@ void launch_measure_fp8_tensor(const TileJob& job, const Queue& queue);
 void launch_put_fp8_tensor(const TileJob& job, const Queue& queue);
 void launch_put_fp8_channel(const TileJob& job, const Queue& queue);
 void launch_put_fp8_block(const TileJob& job, const Queue& queue);
+
+void launch_derive(const DeriveJob& job, const Queue& queue);
 
 /// Adds the digest of `bytes` bytes at `offset` of the half to `*sum`.
 void launch_digest(const uint8_t* base, uint64_t offset, uint64_t bytes, unsigned long long* sum, const Queue& queue);

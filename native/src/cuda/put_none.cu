@@ -1,4 +1,4 @@
-// Scheme none: values as they are, or rounded to another dtype.
+// Scheme none: values as they are, or rounded to another dtype; FP8 codes as they are.
 #include "chunk.cuh"
 
 namespace layercast {
@@ -32,6 +32,10 @@ __global__ void __launch_bounds__(kThreads) put_kernel(const TileJob job) {
       const Raw<kSource> raw = load<kSource>(row, chunk);
       const Values values = values_of<kSource>(raw, job.round);
       look_at(job, row, chunk, values);
+      if constexpr (kSource == DType::f8_e4m3) {
+        digest += put(job, chunk, raw.words);
+        continue;
+      }
       if constexpr (raw.kWords == kWords) {
         if (job.bits_kept) {
           digest += put(job, chunk, raw.words);
@@ -50,6 +54,10 @@ __global__ void __launch_bounds__(kThreads) put_kernel(const TileJob job) {
 
 void launch_put_none(const TileJob& job, const Queue& queue) {
   const dim3 grid = grid_of_chunks(job, queue, kThreads);
+  if (job.source == DType::f8_e4m3) {
+    put_kernel<DType::f8_e4m3, 1><<<grid, kThreads, 0, queue.stream>>>(job);
+    return;
+  }
   by_source(job, [&]<DType kSource>() {
     if (job.out == DType::f32) {
       put_kernel<kSource, 4><<<grid, kThreads, 0, queue.stream>>>(job);

@@ -157,6 +157,18 @@ Slot& take_slot(Run& run, uint32_t lane, uint64_t bytes) {
   return slot;
 }
 
+/// Queues a kernel on the lane's slot, between its events.
+template <class Launch>
+void queue_kernel(Run& run, Lane& lane, Slot& slot, const Launch& launch) {
+  cudaStream_t stream = lane.stream.get();
+  const std::lock_guard lock(lane.times);
+  check(cudaEventRecord(slot.kernel_begin.get(), stream), "timing a kernel");
+  launch(Queue{stream, run.device.multiprocessors});
+  check_launch("starting a kernel");
+  check(cudaEventRecord(slot.kernel_end.get(), stream), "timing a kernel");
+  slot.kernel_ns = &run.kernel_ns;
+}
+
 /// Queues the tile's copy, unless it was fetched, and its kernel.
 template <class Launch>
 void work_on(Run& run, uint32_t index, const Tile& tile, const uint8_t* host, const Launch& launch) {
@@ -168,12 +180,13 @@ void work_on(Run& run, uint32_t index, const Tile& tile, const uint8_t* host, co
   if (host != nullptr) {
     check(cudaMemcpyAsync(slot.tile.get(), host, bytes, cudaMemcpyHostToDevice, stream), "copying a tile");
   }
-  const std::lock_guard lock(lane.times);
-  check(cudaEventRecord(slot.kernel_begin.get(), stream), "timing a kernel");
-  launch(job_of(run, tile, slot.tile.get()), Queue{stream, run.device.multiprocessors});
-  check_launch("starting a kernel");
-  check(cudaEventRecord(slot.kernel_end.get(), stream), "timing a kernel");
-  slot.kernel_ns = &run.kernel_ns;
+  queue_kernel(run, lane, slot, [&](const Queue& queue) { launch(job_of(run, tile, slot.tile.get()), queue); });
+}
+
+void check_head(const Derived& derived) {
+  if (derived.rows == 0 || derived.cols < kMostElements / derived.rows) return;
+  throw Failure{Status::failed, "a head of " + std::to_string(derived.rows) + " by " + std::to_string(derived.cols) +
+                                    " elements is too large: it must have less than 2^31"};
 }
 
 void check_tile(const Run& run, const Tile& tile) {
@@ -239,6 +252,29 @@ void put(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
   work_on(run, lane, tile, host,
           [&](const TileJob& job, const Queue& queue) { launch_put(op.scheme, job, queue); });
   run.bytes_written += tile.rows * tile.cols * dtype_bytes(op.out_dtype) + scales_of(op, tile) * 4;
+}
+
+void derive(Run& run, uint32_t index, const Derived& derived, uint64_t head) {
+  check_head(derived);
+  if (derived.rows == 0 || derived.cols == 0) return;
+  const uint64_t bytes = derived.rows * derived.cols * dtype_bytes(derived.out_dtype);
+  const bool scaled = derived.scheme != Scheme::none;
+  const DeriveJob job = {
+      .scheme = derived.scheme,
+      .out = derived.out_dtype,
+      .transposed = derived.transposed,
+      .weight = run.base + derived.weight_offset,
+      .scales = scaled ? reinterpret_cast<const float*>(run.base + derived.scale_offset) : nullptr,
+      .first_row = head * derived.head_rows + derived.first_row,
+      .rows = static_cast<uint32_t>(derived.rows),
+      .cols = static_cast<uint32_t>(derived.cols),
+      .base = run.base,
+      .out_offset = derived.out_offset + head * bytes,
+      .digest_parts = digest_parts_of(run),
+  };
+  Slot& slot = take_slot(run, index, 0);
+  queue_kernel(run, run.device.lanes[index], slot, [&](const Queue& queue) { launch_derive(job, queue); });
+  run.bytes_written += bytes;
 }
 
 void finish(Run& run, BadElements* bad, RunTotals& totals) {

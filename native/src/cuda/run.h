@@ -32,6 +32,7 @@ uint8_t* buffer(Run& run, uint32_t lane, uint64_t bytes);
 void fetch(Run& run, uint32_t lane, const Tile& tile, const HostRows* rows, uint64_t count);
 void measure(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host);
 void put(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host);
+void derive(Run& run, uint32_t lane, const Derived& derived, uint64_t head);
 void finish(Run& run, BadElements* bad, RunTotals& totals);
 
 }  // namespace layercast

@@ -1,12 +1,12 @@
-// The program's sources and these schedules as plain JavaScript in a folder of their own, as they are or with one rule
-// switched off, for processes that run schedules. Nothing is checked here: `npm test` does that elsewhere.
+// The program's sources and those of a test as plain JavaScript in a folder of their own, as they are or with one rule
+// switched off, for processes that run them. Nothing is checked here: `npm test` does that elsewhere.
 
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import ts from "typescript";
 
-const ROOT = join(import.meta.dirname, "../..");
-const FOLDERS = ["orchestrator", "worker", "native", "test/schedules"];
+const ROOT = join(import.meta.dirname, "..");
+const FOLDERS = ["orchestrator", "worker", "native"];
 
 /** A change of one file's text: what stands there exactly once, and what is put there. */
 export interface Patch {
@@ -16,47 +16,53 @@ export interface Patch {
 }
 
 export interface Compiled {
+  directory: string;
   /** The JavaScript to run. */
   program: string;
   remove(): void;
 }
 
-/** Below node_modules, so that packages are found from there. */
-export function compile(): Compiled {
-  const directory = newDirectory("all");
-  for (const file of FOLDERS.flatMap(sourcesIn)) put(directory, file, readFileSync(join(ROOT, file), "utf8"));
+/** `program`: the TypeScript to run; `folders`: what it needs of the tests. Below node_modules, so that packages are found. */
+export function compile(program: string, folders: readonly string[]): Compiled {
+  const directory = newDirectory(`${dirname(program).replaceAll("/", "-")}-all`);
+  for (const file of [...FOLDERS, ...folders].flatMap(sourcesIn)) {
+    put(directory, file, readFileSync(join(ROOT, file), "utf8"));
+  }
   writeFileSync(join(directory, "package.json"), '{"type":"module"}');
-  return compiledIn(directory);
+  return compiledIn(directory, toJavaScript(program));
 }
 
 /** A copy of what was compiled, with the patches. */
-export function patched({ program }: Compiled, name: string, patches: readonly Patch[]): Compiled {
-  const directory = newDirectory(name);
-  cpSync(dirname(dirname(dirname(program))), directory, { recursive: true });
+export function patched(compiled: Compiled, name: string, patches: readonly Patch[]): Compiled {
+  const directory = compiled.directory.replace(/-all$/, `-${name}`);
+  cpSync(compiled.directory, directory, { recursive: true });
   for (const file of new Set(patches.map((patch) => patch.file))) {
     const text = readFileSync(join(ROOT, file), "utf8");
     put(directory, file, patches.filter((patch) => patch.file === file).reduce(applyPatch, text));
   }
-  return compiledIn(directory);
+  return compiledIn(directory, relative(compiled.directory, compiled.program));
 }
 
 function newDirectory(name: string): string {
-  return join(ROOT, "node_modules", ".cache", `layercast-schedules-${process.pid}-${name}`);
+  return join(ROOT, "node_modules", ".cache", `layercast-${process.pid}-${name}`);
 }
 
 function put(directory: string, file: string, text: string): void {
   const { outputText } = ts.transpileModule(text, { compilerOptions: OPTIONS });
-  const to = join(directory, file.replace(/\.ts$/, ".js"));
+  const to = join(directory, toJavaScript(file));
   mkdirSync(dirname(to), { recursive: true });
   writeFileSync(to, outputText);
 }
 
-function compiledIn(directory: string): Compiled {
+function compiledIn(directory: string, program: string): Compiled {
   return {
-    program: join(directory, "test/schedules/main.js"),
+    directory,
+    program: join(directory, program),
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }
+
+const toJavaScript = (file: string) => file.replace(/\.ts$/, ".js");
 
 const OPTIONS: ts.CompilerOptions = {
   target: ts.ScriptTarget.ES2023,
