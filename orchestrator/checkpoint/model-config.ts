@@ -26,6 +26,15 @@ export function parseModelConfig(text: string, file: string): ModelConfig {
   return { ...config, architecture: readArchitecture(config), modelType: readText(config, "model_type") };
 }
 
+/** The config nested under `name`, which says before the outer one what it says; null: there is none. */
+export function nestedConfig(config: ModelConfig, name: string): ModelConfig | null {
+  const nested = field(config, name) ?? null;
+  if (nested === null) return null;
+  if (!isRecord(nested)) throw wrongField(config, name, "an object");
+  const inner = { ...config, fields: { ...config.fields, ...nested } };
+  return { ...inner, modelType: readText(inner, "model_type") };
+}
+
 function readArchitecture(config: ModelConfig): string | null {
   const architectures = field(config, "architectures") ?? [];
   if (!Array.isArray(architectures)) throw wrongField(config, "architectures", "a list of names");
@@ -45,6 +54,24 @@ export function readSize(config: ModelConfig, name: string, fallback?: number): 
   const value = field(config, name) ?? fallback;
   if (typeof value !== "number" || !Number.isInteger(value) || value < 1 || value > MAX_SIZE)
     throw wrongField(config, name, `a whole number from 1 to ${MAX_SIZE}`);
+  return value;
+}
+
+/** A size that a model may do without. */
+export function readSizeOrNull(config: ModelConfig, name: string): number | null {
+  return (field(config, name) ?? null) === null ? null : readSize(config, name);
+}
+
+/** As a size, but it may be 0. */
+export function readCount(config: ModelConfig, name: string, fallback: number): number {
+  return field(config, name) === 0 ? 0 : (readSizeOrNull(config, name) ?? fallback);
+}
+
+/** Indexes of layers; none where the field is absent. */
+export function readIndexes(config: ModelConfig, name: string): number[] {
+  const value = field(config, name) ?? [];
+  const isIndex = (index: unknown) => typeof index === "number" && Number.isInteger(index) && index >= 0;
+  if (!Array.isArray(value) || !value.every(isIndex)) throw wrongField(config, name, "a list of layer indexes");
   return value;
 }
 

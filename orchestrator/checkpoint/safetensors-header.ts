@@ -149,13 +149,13 @@ function checkEveryByteOnce(
   let end = dataOffset;
   let before = "the header";
   for (const tensor of tensors) {
-    const between = `${quoted(before)} and ${quoted(tensor.name)}`;
+    const between = () => `${quoted(before)} and ${quoted(tensor.name)}`;
     if (tensor.offset < end)
-      throw invalid(file, `has tensors that overlap: ${between} share ${end - tensor.offset} bytes`, {
+      throw invalid(file, `has tensors that overlap: ${between()} share ${end - tensor.offset} bytes`, {
         tensor: tensor.name,
       });
     if (tensor.offset > end)
-      throw invalid(file, `has a hole of ${tensor.offset - end} bytes between ${between}`, { tensor: tensor.name });
+      throw invalid(file, `has a hole of ${tensor.offset - end} bytes between ${between()}`, { tensor: tensor.name });
     end = tensor.offset + tensor.sizeBytes;
     before = tensor.name;
   }

@@ -47,6 +47,9 @@ export type FormatDType = keyof typeof FORMAT_DTYPE_BITS;
 export const SOURCE_DTYPES = ["BF16", "F16", "F32"] as const satisfies readonly DType[];
 export type SourceDType = (typeof SOURCE_DTYPES)[number];
 
+/** What a tensor that is loaded may be on disk: values, or FP8 codes that have scales beside them. */
+export type StoredDType = SourceDType | "F8_E4M3";
+
 /** What the request's `dtype` may say, and the dtype it means (`auto`: as in the checkpoint). */
 export const REQUEST_DTYPES = {
   auto: null,

@@ -27,9 +27,9 @@ export const KEYS = {
   reload: (id: string) => `${KEY_PREFIX}:reload:${id}`,
   /** Stream of a reload's events. */
   events: (id: string) => `${KEY_PREFIX}:events:${id}`,
-  /** A reload's Source, JSON. */
+  /** A reload's Source: JSON, deflated. */
   source: (id: string) => `${KEY_PREFIX}:source:${id}`,
-  /** A Layout by its digest, JSON. */
+  /** A Layout by its digest: JSON, deflated. */
   layout: (digest: string) => `${KEY_PREFIX}:layout:${digest}`,
   /** Reload id and body digest of a submission. */
   submission: (fleet: string, id: string) => `${KEY_PREFIX}:submission:${fleet}:${id}`,

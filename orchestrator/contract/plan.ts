@@ -2,8 +2,8 @@
 // kernel tensors a rank holds and by which rules they are cut) stays the same from RL step to RL step and has a digest; the
 // *source* (which file, which offset) is new each time. Workers keep what they resolved by layout digest and rebind sources.
 
-import type { DType, FormatDType, SourceDType } from "./dtype.js";
-import type { Scheme } from "./recipe.js";
+import type { DType, FormatDType, SourceDType, StoredDType } from "./dtype.js";
+import type { Recipe, Scheme } from "./recipe.js";
 
 /** What tells one state of a checkpoint file from another. */
 export interface CheckpointFile {
@@ -36,7 +36,7 @@ export interface CheckpointTable {
   tensors: Map<string, CheckpointTensor>;
 }
 
-/** How a rank R of T cuts its slice out of a checkpoint tensor seen as [rows, cols]. */
+/** How a rank R of T cuts its slice out of a part, a matrix of [rows, cols]. */
 export type PartRule =
   /** Column parallel: rows [R·rows/T, (R+1)·rows/T). */
   | { kind: "rows" }
@@ -46,39 +46,89 @@ export type PartRule =
   | { kind: "columns" }
   /** Rows padded with zeros to `paddedRows`, then cut as `rows`. */
   | { kind: "vocabulary"; paddedRows: number }
-  /** The whole tensor on every rank. */
+  /** The whole part on every rank. */
   | { kind: "replicate" };
 
-/** One checkpoint tensor's contribution to a kernel tensor; parts are stacked by rows in their order. */
+/**
+ * One of the matrices that a kernel tensor is stacked from by rows: a view of a checkpoint tensor. Element (r, c) is the one at
+ * first + r·rowStride + c·colStride. So a part can be a whole tensor, a window of one that is fused on disk, one expert of one
+ * that is stacked, and transposed in all of them. A vector of n is n rows of 1 column, a scalar 1 by 1.
+ */
 export interface Part {
-  /** Index into Layout.checkpointTensors and the arrays of Source. */
-  tensor: number;
-  /** The whole checkpoint tensor as a matrix; a vector of n is n rows of 1 column, a scalar 1 by 1. */
+  /** Indexes into Layout.checkpointTensors and the arrays of Source: one, or one an expert. */
+  tensors: number[];
+  /** First element in each of `tensors`. */
+  firsts: number[];
+  /** Whole, before a rank cuts. */
   rows: number;
   cols: number;
+  /** In elements; one of the two is 1, the other the last dimension of the checkpoint tensor. */
+  rowStride: number;
+  colStride: number;
   rule: PartRule;
+  /** For FP8 codes on disk that are to be made values again; null: the part is taken as it is. */
+  scales: PartScales | null;
+}
+
+/** Element (r, c) of a part has the scale at row ⌊(row + r)/blockRows⌋, column ⌊(col + c)/blockCols⌋ of its matrix of scales. */
+export interface PartScales {
+  /** Parallel to Part.tensors. */
+  tensors: number[];
+  /** First element of the matrix of scales in each of `tensors`. */
+  firsts: number[];
+  /** In elements of the scale tensor. */
+  rowStride: number;
+  /** May exceed the matrix: one scale for all of it. */
+  blockRows: number;
+  blockCols: number;
+  /** Where the part begins in the matrix that the scales are for. */
+  row: number;
+  col: number;
+}
+
+/** Made from a kernel tensor of the same layer that is finished: rows [firstRow, firstRow + rows) of each of its heads. */
+export interface Derived {
+  /** The kernel tensor; a matrix of heads · headRows rows. */
+  from: string;
+  /** How its codes are scaled, and by which tensor of the arena; `none` and null: it holds values. */
+  scheme: Scheme;
+  scale: string | null;
+  /** The rank's. */
+  heads: number;
+  headRows: number;
+  firstRow: number;
+  /** Each head's matrix is written as [cols, rows]. */
+  transposed: boolean;
 }
 
 export interface KernelTensor {
   name: string;
   /** What the rank holds: codes of a quantized weight are F8_E4M3. */
   dtype: DType;
-  /** The rank's shape; equal on all ranks. */
+  /** The rank's shape, of one matrix where there are experts; equal on all ranks. */
   shape: number[];
-  /** The rank's shape as a matrix. */
+  /** The same as a matrix; of one head where it is derived, before transposing. */
   rows: number;
   cols: number;
-  /** Empty when the tensor is `constant`. */
+  /** Empty when the tensor is `constant` or `derived`. */
   parts: Part[];
+  /**
+   * That many matrices, one an expert, one behind the other: what is held is [experts here, ...shape]. `byRank`: each rank has
+   * some of them whole, see planner/expert-placement.ts; else every rank has its cut of all.
+   */
+  experts: { count: number; byRank: boolean } | null;
+  derived: Derived | null;
   scheme: Scheme;
-  /** Where the scales go, when the scheme has any. */
+  /** Where the scales of one matrix go, when the scheme has any. */
   scale: { name: string; shape: number[] } | null;
-  /** 16/32-bit values are rounded to this dtype before anything else; null: as in the checkpoint. */
+  /** Values are rounded to this dtype before anything else; null: as in the checkpoint. */
   roundTo: SourceDType | null;
   /** The value of a scalar that the checkpoint does not give (attention scales: 1). */
   constant: number | null;
   /** A value that is zero or negative is an error (attention scales). */
   mustBePositive: boolean;
+  /** Each part gives the same one value: the first is kept, another one in the others is an error. */
+  mustAgree: boolean;
   /** `finalize` tensors wait for the rank barrier. */
   phase: "layer" | "finalize";
 }
@@ -92,10 +142,12 @@ export interface PlanLayer {
 export interface Layout {
   modelType: string;
   tensorParallelSize: number;
-  scheme: Scheme;
+  /** Whole experts by rank, instead of a cut of each. */
+  expertParallel: boolean;
+  scheme: Recipe;
   layers: PlanLayer[];
-  /** Names of the checkpoint tensors used; Part.tensor is an index into this. */
-  checkpointTensors: string[];
+  /** Those used; parts name them by their index in this. */
+  checkpointTensors: { name: string; shape: number[] }[];
 }
 
 /** Where the bytes are: arrays parallel to Layout.checkpointTensors. */
@@ -103,7 +155,7 @@ export interface Source {
   files: CheckpointFile[];
   file: number[];
   offset: number[];
-  dtype: SourceDType[];
+  dtype: StoredDType[];
 }
 
 export interface Plan {

@@ -6,15 +6,15 @@ export interface SchemeRow {
   readonly code: number;
   /** What is appended to the weight's name for its scale tensor; null when nothing is quantized. */
   readonly scaleSuffix: "_scale" | "_scale_inv" | null;
-  /** Shape of the F32 scale tensor of a weight [rows, cols]. */
-  readonly scaleShape: (rows: number, cols: number) => number[];
+  /** Shape of the F32 scales of a weight [rows, cols]; of experts' weights it is that of one expert. */
+  readonly scaleShape: (rows: number, cols: number, isExpert: boolean) => number[];
 }
 
 export const SCALE_BLOCK = 128;
 
 export const SCHEMES = {
   none: { code: 0, scaleSuffix: null, scaleShape: () => [] },
-  "fp8-tensor": { code: 1, scaleSuffix: "_scale", scaleShape: () => [1] },
+  "fp8-tensor": { code: 1, scaleSuffix: "_scale", scaleShape: (_rows, _cols, isExpert) => (isExpert ? [] : [1]) },
   "fp8-channel": { code: 2, scaleSuffix: "_scale", scaleShape: (rows) => [rows, 1] },
   "fp8-block": {
     code: 3,
@@ -25,3 +25,7 @@ export const SCHEMES = {
 
 export type Scheme = keyof typeof SCHEMES;
 export const SCHEME_NAMES = Object.keys(SCHEMES) as Scheme[];
+
+/** What a request may name: a scheme, or that codes and scales of a checkpoint quantized already stay what they are. */
+export const RECIPES = [...SCHEME_NAMES, "as-stored"] as const;
+export type Recipe = (typeof RECIPES)[number];

@@ -4,7 +4,7 @@
 import { type Static, type TSchema, Type } from "typebox";
 import { REQUEST_DTYPES } from "./dtype.js";
 import { ERRORS, type ErrorCode } from "./errors.js";
-import { SCHEME_NAMES } from "./recipe.js";
+import { RECIPES } from "./recipe.js";
 
 /** `queued -> planning -> loading -> finalizing -> committing -> committed`, or one of the other three ends. */
 export const RELOAD_STATES = [
@@ -60,7 +60,7 @@ export const SourceBody = Type.Object(
 
 export const RecipeBody = Type.Object(
   {
-    scheme: oneOf(SCHEME_NAMES, { default: "none" }),
+    scheme: oneOf(RECIPES, { default: "none" }),
     ignore: Type.Array(Type.String({ minLength: 1, maxLength: 500 }), {
       default: [],
       maxItems: 1000,
@@ -143,8 +143,11 @@ export type SubmitRequest = Static<typeof SubmitBody>;
 
 export const PlanBody = Type.Object(
   {
-    fleet: Type.Optional(Name("Take the tensor-parallel size from this fleet")),
+    fleet: Type.Optional(Name("Take the tensor-parallel size, and whether experts are whole, from this fleet")),
     tensor_parallel_size: Type.Optional(Type.Integer({ minimum: 1, maximum: 1024 })),
+    expert_parallel: Type.Optional(
+      Type.Boolean({ description: "Whole experts by rank instead of a part of each; default: the fleet's" }),
+    ),
     source: SourceBody,
     dtype: SubmitBody.properties.dtype,
     recipe: RecipeBody,
@@ -214,7 +217,7 @@ export const ReloadAnswer = Type.Object(
     status: oneOf(["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]),
     pending_reason: nullable(Type.String()),
     superseded_by: nullable(Type.String()),
-    recipe: oneOf(SCHEME_NAMES),
+    recipe: oneOf(RECIPES),
     source: nullable(Type.String()),
     progress: Type.Object({ layers_done: Type.Integer(), layers_total: Type.Integer() }),
     layers: Type.Array(Type.Object({ name: Type.String(), ranks_done: Type.Integer() }), {
@@ -249,7 +252,8 @@ export const PlanAnswer = Type.Object(
   {
     model_type: Type.String(),
     tensor_parallel_size: Type.Integer(),
-    recipe: oneOf(SCHEME_NAMES),
+    expert_parallel: Type.Boolean(),
+    recipe: oneOf(RECIPES),
     layout_digest: Type.String(),
     source_digest: Type.String(),
     layers: Type.Array(
@@ -258,7 +262,7 @@ export const PlanAnswer = Type.Object(
         job: Type.Integer({ description: "Index of the job a rank loads it in" }),
         kernel_tensors: Type.Integer(),
         read_bytes: Type.Integer({ description: "Read by the rank that reads most" }),
-        held_bytes: Type.Integer({ description: "Written to a rank's arena" }),
+        held_bytes: Type.Integer({ description: "Written to its arena by the rank that holds most" }),
       }),
     ),
     ranks: Type.Array(
@@ -305,6 +309,7 @@ export const FleetAnswer = Type.Object(
     fleet: Type.String(),
     replicas: Type.Integer(),
     tensor_parallel_size: Type.Integer(),
+    expert_parallel: Type.Boolean({ description: "Ranks hold whole experts, not a part of each" }),
     epoch: Type.Integer(),
     weight_version: nullable(Type.String()),
     previous_weight_version: nullable(Type.String()),

@@ -1,18 +1,20 @@
-// Turns a layout into the arena of a rank: a place for every kernel tensor and scale, the same on all ranks, described by a
-// safetensors header so that the arena's file loads with any reader of that format. And into the order of an exported file.
+// Turns a layout into the arena of a rank: a place for every kernel tensor and scale, the same on all ranks that hold as many
+// experts, described by a safetensors header so that the arena's file loads with any reader of that format. And into the order
+// of an exported file.
 //
 //   live file:  | length, JSON, spaces to a multiple of 4096 | tensor, pad to 256, tensor, pad to 256, ... |
 //   export:     | length, JSON, spaces to a multiple of 8    | tensor, tensor, ... (widest dtype first, so aligned) |
 
 import type { Span } from "../../native/native.js";
 import { byteCount, DTYPES, type DType } from "../contract/dtype.js";
-import type { ArenaLayout, ArenaTensor, Layout } from "../contract/plan.js";
+import type { ArenaLayout, ArenaTensor, KernelTensor, Layout } from "../contract/plan.js";
+import { heldShape, matricesOf } from "./expert-placement.js";
 
-export function layoutArena(layout: Layout): ArenaLayout {
+export function layoutArena(layout: Layout, rank: number): ArenaLayout {
   const tensors: ArenaTensor[] = [];
   const withPads: ArenaTensor[] = [];
   let end = 0;
-  for (const { name, dtype, shape } of storedTensors(layout)) {
+  for (const { name, dtype, shape } of heldTensors(layout, rank)) {
     const tensor: ArenaTensor = { name, dtype, shape, offset: end, bytes: byteCount(dtype, shape) };
     tensors.push(tensor);
     withPads.push(tensor);
@@ -46,12 +48,29 @@ export function exportLayout(arena: ArenaLayout, weightVersion: string): ExportL
   };
 }
 
+/** The arenas of all ranks; those that hold as many of everything share one. */
+export function layoutArenas(layout: Layout): ArenaLayout[] {
+  const known = new Map<string, ArenaLayout>();
+  const counts = new Map<number, KernelTensor>();
+  for (const { kernelTensors } of layout.layers)
+    for (const kernel of kernelTensors) if (kernel.experts?.byRank === true) counts.set(kernel.experts.count, kernel);
+  const ranks = layout.tensorParallelSize;
+  return Array.from({ length: ranks }, (_, rank) => {
+    const key = [...counts.values()].map((kernel) => matricesOf(kernel, rank, ranks).count).join();
+    const arena = known.get(key) ?? layoutArena(layout, rank);
+    known.set(key, arena);
+    return arena;
+  });
+}
+
 /** Every kernel tensor in the order of loading, each scale after what it scales. */
-function* storedTensors(layout: Layout): Generator<{ name: string; dtype: DType; shape: number[] }> {
+function* heldTensors(layout: Layout, rank: number): Generator<{ name: string; dtype: DType; shape: number[] }> {
+  const ranks = layout.tensorParallelSize;
   for (const { kernelTensors } of layout.layers) {
-    for (const { name, dtype, shape, scale } of kernelTensors) {
-      yield { name, dtype, shape };
-      if (scale !== null) yield { name: scale.name, dtype: "F32", shape: scale.shape };
+    for (const kernel of kernelTensors) {
+      const { name, dtype, shape, scale } = kernel;
+      yield { name, dtype, shape: heldShape(kernel, shape, rank, ranks) };
+      if (scale !== null) yield { name: scale.name, dtype: "F32", shape: heldShape(kernel, scale.shape, rank, ranks) };
     }
   }
 }

@@ -1,9 +1,10 @@
-// The partition rules as arithmetic: which rectangle of a checkpoint tensor a rank takes, and how many rows of the rank's
-// kernel tensor that makes. Everything else in this folder that needs to know a rule asks here.
+// The partition rules as arithmetic: which rectangle of a part a rank takes, how many rows of the rank's kernel tensor that
+// makes, and what must divide for it. Everything else in this folder that needs to know a rule asks here.
 
-import type { Part } from "../contract/plan.js";
+import type { Part, PartRule } from "../contract/plan.js";
+import type { PartSpec } from "./architectures/family.js";
 
-/** A rectangle of the whole checkpoint tensor, and the zero rows that follow it in the rank's tensor. */
+/** A rectangle of the whole part, and the zero rows that follow it in the rank's tensor. */
 export interface Cut {
   row: number;
   rows: number;
@@ -12,7 +13,7 @@ export interface Cut {
   zeroRows: number;
 }
 
-export function cutPart(part: Part, rank: number, ranks: number): Cut {
+export function cutPart(part: Pick<Part, "rows" | "cols" | "rule">, rank: number, ranks: number): Cut {
   const { rows, cols, rule } = part;
   switch (rule.kind) {
     case "replicate":
@@ -39,7 +40,19 @@ export function cutPart(part: Part, rank: number, ranks: number): Cut {
 }
 
 /** How many ranks hold each element of the part. */
-export function replicasOf(part: Part, ranks: number): number {
-  if (part.rule.kind === "replicate") return ranks;
-  return part.rule.kind === "kv_heads" ? Math.max(1, ranks / part.rule.heads) : 1;
+export function replicasOf({ rule }: { rule: PartRule }, ranks: number): number {
+  if (rule.kind === "replicate") return ranks;
+  return rule.kind === "kv_heads" ? Math.max(1, ranks / rule.heads) : 1;
+}
+
+/** The size that keeps `ranks` ranks from sharing the part; null: nothing does. */
+export function indivisibleSize(part: PartSpec, ranks: number): { field: string; size: number } | null {
+  const { rule, units, rows, cols } = part;
+  if (rule.kind === "replicate") return null;
+  const kvReplicated = rule.kind === "kv_heads" && ranks % rule.heads === 0;
+  if (units !== undefined && units.count % ranks !== 0 && !kvReplicated)
+    return { field: units.field, size: units.count };
+  if (rule.kind === "rows" && rows % ranks !== 0) return { field: "its number of rows", size: rows };
+  if (rule.kind === "columns" && cols % ranks !== 0) return { field: "its number of columns", size: cols };
+  return null;
 }

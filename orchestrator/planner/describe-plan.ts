@@ -2,10 +2,10 @@
 
 import type { Plan } from "../contract/plan.js";
 import type { PlanView } from "../contract/reload.js";
-import { layoutArena } from "./arena-layout.js";
+import { layoutArenas } from "./arena-layout.js";
 import { arenaFileBytes, estimateDeviceBytes, estimatePeakBytes } from "./estimate-memory.js";
 import { groupLayers } from "./group-layers.js";
-import { heldBytesOf, readBytesOf } from "./layer-bytes.js";
+import { heldBytesOf, mostHeldBytesOf, readBytesOf } from "./layer-bytes.js";
 
 export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobBytes?: number): PlanView {
   const { layout } = plan;
@@ -18,11 +18,12 @@ export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobB
     job: jobOf[index] ?? 0,
     kernel_tensors: layer.kernelTensors.length + layer.kernelTensors.filter(({ scale }) => scale !== null).length,
     read_bytes: Math.max(...readBytes.map((ofRank) => ofRank[index] ?? 0)),
-    held_bytes: heldBytesOf(layer),
+    held_bytes: mostHeldBytesOf(layout, layer),
   }));
   return {
     model_type: layout.modelType,
     tensor_parallel_size: layout.tensorParallelSize,
+    expert_parallel: layout.expertParallel,
     recipe: layout.scheme,
     layout_digest: plan.layoutDigest,
     source_digest: plan.sourceDigest,
@@ -35,12 +36,10 @@ export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobB
 
 /** `readBytes`: by rank and layer. */
 function describeRanks({ layout }: Plan, readBytes: readonly number[][]): PlanView["ranks"] {
-  const arena = layoutArena(layout);
-  const heldBytes = layout.layers.reduce((sum, layer) => sum + heldBytesOf(layer), 0);
-  return readBytes.map((ofRank, rank) => ({
+  return layoutArenas(layout).map((arena, rank) => ({
     rank,
-    read_bytes: ofRank.reduce((sum, bytes) => sum + bytes, 0),
-    held_bytes: heldBytes,
+    read_bytes: (readBytes[rank] ?? []).reduce((sum, bytes) => sum + bytes, 0),
+    held_bytes: layout.layers.reduce((sum, layer) => sum + heldBytesOf(layout, layer, rank), 0),
     arena_bytes: arenaFileBytes(arena),
     peak_memory_bytes: estimatePeakBytes(layout, arena),
     device_memory_bytes: estimateDeviceBytes(arena),

@@ -1,9 +1,10 @@
-// Turns (checkpoint table, model config, tensor-parallel size, recipe) into the plan: every kernel tensor of every layer, with
-// the parts that fill it, the rule by which a rank cuts each part, and where the bytes are. Pure. The file to read first.
+// Turns (checkpoint table, model config, size and kind of parallelism, recipe) into the plan: every kernel tensor of every
+// layer, with the parts that fill it, the rule by which a rank cuts each part, and where the bytes are. Pure. The file to read
+// first.
 
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "../checkpoint/model-config.js";
-import { REQUEST_DTYPES, type RequestDType, type SourceDType } from "../contract/dtype.js";
+import { REQUEST_DTYPES, type RequestDType, type SourceDType, type StoredDType } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type {
   CheckpointFile,
@@ -16,25 +17,29 @@ import type {
   PlanLayer,
   Source,
 } from "../contract/plan.js";
-import { SCHEMES, type Scheme } from "../contract/recipe.js";
-import type { PartSpec } from "./architectures/family.js";
+import { type Recipe, SCHEMES, type Scheme } from "../contract/recipe.js";
 import { familyOf, layersOf, readDimensions } from "./architectures/index.js";
-import { cutPart } from "./cut-part.js";
+import { keptScales, scaledBy } from "./as-stored.js";
+import { cutPart, indivisibleSize } from "./cut-part.js";
 import { matchIgnored } from "./ignore-patterns.js";
 import { digestLayout } from "./layout-digest.js";
-import { type Match, type MatchedTensor, matchTensors } from "./match-tensors.js";
+import { type MatchedLayer, type MatchedPart, type MatchedTensor, matchTensors } from "./match-tensors.js";
+import { checkQuantizationConfig, dtypeOfConfig } from "./quantization-config.js";
+import { dequantizing, originInMatrix } from "./stored-scales.js";
 
 export interface PlanRequest {
   table: CheckpointTable;
   config: ModelConfig;
   tensorParallelSize: number;
-  scheme: Scheme;
+  /** Whole experts by rank, instead of a cut of each. */
+  expertParallel: boolean;
+  scheme: Recipe;
   ignore: readonly string[];
   dtype: RequestDType;
 }
 
 export function planReload(request: PlanRequest): Plan {
-  const { table, config, tensorParallelSize, scheme } = request;
+  const { table, config, tensorParallelSize, expertParallel, scheme } = request;
   if (!Number.isSafeInteger(tensorParallelSize) || tensorParallelSize < 1)
     throw new LayercastError(
       "invalid_request",
@@ -42,26 +47,27 @@ export function planReload(request: PlanRequest): Plan {
     );
   const family = familyOf(config);
   const model = readDimensions(config, family);
-  const match = matchTensors(layersOf(family, model), model, table);
-  const ignored = matchIgnored(request.ignore, [...table.tensors.keys()]);
-  const roundTo = REQUEST_DTYPES[request.dtype];
-  const checkpointTensors = tensorsUsed(match);
-  const indexOf = new Map(checkpointTensors.map(({ name }, index) => [name, index]));
-  const layers = match.layers.map(
-    ({ name, tensors }): PlanLayer => ({
-      name,
-      kernelTensors: tensors.map((tensor) =>
-        kernelTensor(tensor, { tensorParallelSize, scheme, ignored, roundTo, indexOf }),
-      ),
-    }),
-  );
-  const names = checkpointTensors.map(({ name }) => name);
-  const layout: Layout = { modelType: model.modelType, tensorParallelSize, scheme, layers, checkpointTensors: names };
-  const source = sourceOf(checkpointTensors, table.files);
+  if (scheme === "as-stored" || holdsCodes(table)) checkQuantizationConfig(config);
+  const keepInputScales = scheme === "as-stored";
+  const match = matchTensors({ layers: layersOf(family, model), family, model, table, keepInputScales });
+  const used = numberTensors();
+  const settings: Settings = {
+    tensorParallelSize,
+    expertParallel,
+    recipe: scheme,
+    ignored: matchIgnored(request.ignore, [...table.tensors.keys()]),
+    roundTo: REQUEST_DTYPES[request.dtype],
+    configDType: dtypeOfConfig(model.config) ?? dtypeOfConfig(config) ?? "BF16",
+    indexOf: used.indexOf,
+  };
+  const layers = match.layers.map((layer) => planLayer(layer, settings));
+  const checkpointTensors = used.tensors.map(({ name, shape }) => ({ name, shape }));
+  const { modelType } = model;
+  const layout: Layout = { modelType, tensorParallelSize, expertParallel, scheme, layers, checkpointTensors };
   return {
     layout,
     layoutDigest: digestLayout(layout),
-    source,
+    source: sourceOf(used.tensors, table.files),
     sourceDigest: digestFiles(table.files),
     skipped: match.skipped,
   };
@@ -69,113 +75,236 @@ export function planReload(request: PlanRequest): Plan {
 
 interface Settings {
   tensorParallelSize: number;
-  scheme: Scheme;
+  expertParallel: boolean;
+  recipe: Recipe;
   ignored: ReadonlySet<string>;
   roundTo: SourceDType | null;
-  /** Checkpoint tensor name -> index in Layout.checkpointTensors. */
-  indexOf: ReadonlyMap<string, number>;
+  /** What the config says that values are computed in. */
+  configDType: SourceDType;
+  /** Index in Layout.checkpointTensors. */
+  indexOf: (tensor: CheckpointTensor) => number;
+}
+
+/** Numbers checkpoint tensors in the order of first use. */
+function numberTensors() {
+  const numbers = new Map<CheckpointTensor, number>();
+  const tensors: CheckpointTensor[] = [];
+  const indexOf = (tensor: CheckpointTensor): number => {
+    const known = numbers.get(tensor);
+    if (known !== undefined) return known;
+    numbers.set(tensor, tensors.length);
+    return tensors.push(tensor) - 1;
+  };
+  return { tensors, indexOf };
+}
+
+function planLayer({ name, tensors }: MatchedLayer, settings: Settings): PlanLayer {
+  const kernelTensors: KernelTensor[] = [];
+  for (const matched of tensors) {
+    if (matched.spec.derived !== undefined) {
+      kernelTensors.push(derivedTensor(matched, tensors, kernelTensors, settings));
+      continue;
+    }
+    const kernel = kernelTensor(matched, settings);
+    kernelTensors.push(kernel);
+    if (isKept(matched, settings)) kernelTensors.push(...keptScales(kernel, matched, settings));
+  }
+  return { name, kernelTensors };
 }
 
 function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor {
-  const { spec, parts: tensors } = matched;
+  const { spec } = matched;
   if (spec.presence === "attention_scale") return attentionScale(matched, settings);
   const ranks = settings.tensorParallelSize;
-  const parts = tensors.map((tensor, index): Part => {
-    const part = spec.parts[index];
-    if (part === undefined) throw new LayercastError("internal", `${spec.name} has no part ${index}.`);
-    checkDivides(tensor, part, ranks);
-    return partOf(tensor, part, settings);
-  });
+  const byRank = spec.experts !== undefined && settings.expertParallel;
+  if (!byRank) for (const part of matched.parts) checkDivides(part, ranks);
+  const values = valuesOf(matched, settings);
+  const parts = matched.parts.map((part) => partOf(part, byRank, values.isDequantized, settings));
   const cuts = parts.map((part) => cutPart(part, 0, ranks));
   const rows = cuts.reduce((sum, cut) => sum + cut.rows + cut.zeroRows, 0);
   const cols = cuts[0]?.cols ?? 1;
-  const ignored = isIgnored(matched, settings.ignored);
-  const scheme = spec.quantized && !ignored ? settings.scheme : "none";
+  const isVector = matched.parts[0]?.tensors[0]?.shape.length === 1;
+  const { scheme, dtype, roundTo } = values;
   const { scaleSuffix, scaleShape } = SCHEMES[scheme];
-  const dtype = settings.roundTo ?? matched.dtype;
-  if (dtype === null) throw new LayercastError("internal", `${spec.name} has no parts and no value.`);
+  const shapeOfScales = scaleShape(rows, cols, spec.experts !== undefined);
   return {
     name: spec.name,
-    dtype: scheme === "none" ? dtype : "F8_E4M3",
-    shape: tensors[0]?.shape.length === 1 ? [rows] : [rows, cols],
+    dtype,
+    shape: isVector ? [rows] : [rows, cols],
     rows,
     cols,
     parts,
+    experts: spec.experts === undefined ? null : { count: spec.experts, byRank },
+    derived: null,
     scheme,
-    scale: scaleSuffix === null ? null : { name: spec.name + scaleSuffix, shape: scaleShape(rows, cols) },
-    // Also where the checkpoint has this dtype already: what it is rounded from must not be part of the layout.
-    roundTo: dtype,
+    scale: scaleSuffix === null ? null : { name: spec.name + scaleSuffix, shape: shapeOfScales },
+    roundTo,
     constant: null,
     mustBePositive: false,
+    mustAgree: false,
     phase: "layer",
   };
 }
 
+/** What becomes of a tensor's values: quantized, held in a dtype, or codes that stay. */
+function valuesOf(matched: MatchedTensor, settings: Settings): Values {
+  const { spec, dtype: stored } = matched;
+  const isLeft = isIgnored(matched, settings.ignored);
+  if (stored === null) throw new LayercastError("internal", `${spec.name} has no parts and no value.`);
+  // What goes straight to F32 is not rounded to anything first; what is rounded from is no part of the layout.
+  if (spec.straightToF32 === true) return { scheme: "none", dtype: "F32", roundTo: null, isDequantized: false };
+  if (isKept(matched, settings)) return { scheme: "none", dtype: "F8_E4M3", roundTo: null, isDequantized: false };
+  if (stored === "F8_E4M3" && settings.roundTo === null) throw needsDType(matched);
+  const held = settings.roundTo ?? (stored as SourceDType);
+  const isDequantized = stored === "F8_E4M3";
+  const { recipe } = settings;
+  const scheme = recipe === "as-stored" || !spec.quantized || isLeft ? "none" : recipe;
+  // roundTo also where the checkpoint has this dtype already: what it is rounded from must not be part of the layout.
+  return { scheme, dtype: scheme === "none" ? held : "F8_E4M3", roundTo: held, isDequantized };
+}
+
+interface Values extends Pick<KernelTensor, "dtype" | "roundTo"> {
+  scheme: Scheme;
+  /** FP8 codes on disk that become values first. */
+  isDequantized: boolean;
+}
+
+/** Codes that stay what they are. */
+function isKept({ dtype }: MatchedTensor, { recipe }: Settings): boolean {
+  return recipe === "as-stored" && dtype === "F8_E4M3";
+}
+
 /** A scalar that goes straight to F32, whatever the recipe and the dtype say. */
-function attentionScale({ spec, parts: tensors }: MatchedTensor, settings: Settings): KernelTensor {
+function attentionScale({ spec, parts }: MatchedTensor, settings: Settings): KernelTensor {
   return {
     name: spec.name,
     dtype: "F32",
     shape: [],
     rows: 1,
     cols: 1,
-    parts: tensors.map((tensor) => ({
-      ...partOf(tensor, { rule: { kind: "replicate" } }, settings),
-      rows: 1,
-      cols: 1,
-    })),
+    parts: parts.map((part) => partOf(part, false, false, settings)),
+    experts: null,
+    derived: null,
     scheme: "none",
     scale: null,
     roundTo: null,
-    constant: tensors.length === 0 ? 1 : null,
+    constant: parts.length === 0 ? 1 : null,
     mustBePositive: true,
+    mustAgree: false,
     phase: "finalize",
   };
 }
 
-function partOf(tensor: CheckpointTensor, { rule }: Pick<PartSpec, "rule">, settings: Settings): Part {
-  const index = settings.indexOf.get(tensor.name);
-  if (index === undefined) throw new LayercastError("internal", `${tensor.name} has no index.`);
-  const [rows = 1, cols = 1] = tensor.shape;
-  return { tensor: index, rows, cols, rule };
+/** Made at finalize from another kernel tensor of the layer, in the dtype that one had before it was quantized. */
+function derivedTensor(
+  { spec }: MatchedTensor,
+  matched: readonly MatchedTensor[],
+  kernelTensors: readonly KernelTensor[],
+  settings: Settings,
+): KernelTensor {
+  const { derived } = spec;
+  const from = kernelTensors.find(({ name }) => name === derived?.from);
+  const fromMatched = matched.find((one) => one.spec.name === derived?.from);
+  if (derived === undefined || from === undefined || fromMatched === undefined)
+    throw new LayercastError("internal", `${spec.name} is made of ${derived?.from}, which is not in its layer.`);
+  const { headRows, firstRow, rows, cols, transposed } = derived;
+  const heads = from.rows / headRows;
+  const kept = isKept(fromMatched, settings) ? scaledBy(fromMatched) : null;
+  const { scheme, scale } = kept ?? { scheme: from.scheme, scale: from.scale?.name ?? null };
+  return {
+    name: spec.name,
+    dtype: from.roundTo ?? settings.roundTo ?? settings.configDType,
+    shape: transposed ? [heads, cols, rows] : [heads, rows, cols],
+    rows,
+    cols,
+    parts: [],
+    experts: null,
+    derived: { from: from.name, scheme, scale, heads, headRows, firstRow, transposed },
+    scheme: "none",
+    scale: null,
+    roundTo: null,
+    constant: null,
+    mustBePositive: false,
+    mustAgree: false,
+    phase: "finalize",
+  };
 }
 
-function checkDivides(tensor: CheckpointTensor, part: PartSpec, ranks: number): void {
-  const [rows = 1, cols = 1] = tensor.shape;
-  const { rule, units } = part;
-  const refuse = (field: string, size: number) => {
-    throw new LayercastError(
-      "indivisible",
-      `${tensor.name} cannot be split over ${ranks} ranks: ${field} is ${size}, which does not divide by ${ranks}` +
-        `${rule.kind === "kv_heads" ? `, nor ${ranks} by it` : ""}. Use another tensor-parallel size.`,
-      { tensor: tensor.name, field, size, tensor_parallel_size: ranks },
-    );
+/** `isWhole`: no rank cuts it. */
+function partOf(matched: MatchedPart, isWhole: boolean, isDequantized: boolean, settings: Settings): Part {
+  const { spec, source, tensors, scales } = matched;
+  const { indexOf } = settings;
+  const { rows, cols } = spec;
+  const rowStride = source.view?.rowStride ?? cols;
+  const colStride = source.view?.colStride ?? 1;
+  const first = source.view?.first ?? 0;
+  const isStacked = tensors.length > 1 && tensors[0] === tensors[1];
+  const expertStride = isStacked ? (source.view?.expertStride ?? rows * cols) : 0;
+  const codes = tensors[0];
+  return {
+    tensors: tensors.map(indexOf),
+    firsts: tensors.map((_, matrix) => first + matrix * expertStride),
+    rows,
+    cols,
+    rowStride,
+    colStride,
+    rule: isWhole ? { kind: "replicate" } : spec.rule,
+    scales:
+      isDequantized && codes !== undefined && scales !== null
+        ? dequantizing(scales, codes, originInMatrix(source, codes), indexOf)
+        : null,
   };
-  if (rule.kind === "replicate") return;
-  const kvReplicated = rule.kind === "kv_heads" && ranks % rule.heads === 0;
-  if (units !== undefined && units.count % ranks !== 0 && !kvReplicated) refuse(units.field, units.count);
-  if (rule.kind === "rows" && rows % ranks !== 0) refuse("its number of rows", rows);
-  if (rule.kind === "columns" && cols % ranks !== 0) refuse("its number of columns", cols);
+}
+
+function checkDivides({ spec, tensors }: MatchedPart, ranks: number): void {
+  const indivisible = indivisibleSize(spec, ranks);
+  if (indivisible === null) return;
+  const { field, size } = indivisible;
+  const tensor = tensors[0]?.name;
+  throw new LayercastError(
+    "indivisible",
+    `${tensor} cannot be split over ${ranks} ranks: ${field} is ${size}, which does not divide by ${ranks}` +
+      `${spec.rule.kind === "kv_heads" ? `, nor ${ranks} by it` : ""}. Use another tensor-parallel size.`,
+    { tensor, field, size, tensor_parallel_size: ranks },
+  );
+}
+
+function needsDType({ spec, parts }: MatchedTensor): LayercastError {
+  const tensor = parts[0]?.tensors[0]?.name;
+  return new LayercastError(
+    "unsupported_dtype",
+    `${tensor} of ${spec.name} is F8_E4M3. Submit it with dtype: bfloat16 to have its values, or with recipe: as-stored to ` +
+      "keep its codes and scales.",
+    { tensor, dtype: "F8_E4M3" },
+  );
 }
 
 /** Whether the recipe's ignore patterns name the parts; they must name all of them or none. */
 function isIgnored({ spec, parts }: MatchedTensor, ignored: ReadonlySet<string>): boolean {
-  const named = parts.filter(({ name }) => ignored.has(name));
-  if (named.length > 0 && named.length < parts.length) {
-    const others = parts.filter(({ name }) => !ignored.has(name));
+  if (ignored.size === 0) return false;
+  const names = [...new Set(parts.flatMap(({ tensors }) => tensors.map(({ name }) => name)))];
+  const named = names.filter((name) => ignored.has(name));
+  if (named.length > 0 && named.length < names.length) {
+    const others = names.filter((name) => !ignored.has(name));
     throw new LayercastError(
       "invalid_request",
-      `The ignore patterns name ${named.map(({ name }) => name).join(", ")} but not ${others.map(({ name }) => name).join(", ")}, ` +
-        `which are parts of the same ${spec.name}. Name all of its parts or none.`,
-      { kernel_tensor: spec.name, ignored: named.map(({ name }) => name), not_ignored: others.map(({ name }) => name) },
+      `The ignore patterns name ${listed(named)} but not ${listed(others)}, which are parts of the same ${spec.name}. ` +
+        "Name all of its parts or none.",
+      { kernel_tensor: spec.name, ignored: named, not_ignored: others },
     );
   }
   return named.length > 0;
 }
 
-/** Each once, in the order of first use. */
-function tensorsUsed(match: Match): CheckpointTensor[] {
-  return [...new Set(match.layers.flatMap(({ tensors }) => tensors.flatMap(({ parts }) => parts)))];
+function listed(names: readonly string[]): string {
+  const more = names.length - NAMED_IN_SENTENCE;
+  const shown = names.slice(0, NAMED_IN_SENTENCE).join(", ");
+  return more > 0 ? `${shown} and ${more} more` : shown;
+}
+
+function holdsCodes({ tensors }: CheckpointTable): boolean {
+  for (const { dtype } of tensors.values()) if (dtype === "F8_E4M3") return true;
+  return false;
 }
 
 function sourceOf(tensors: readonly CheckpointTensor[], files: CheckpointFile[]): Source {
@@ -184,7 +313,7 @@ function sourceOf(tensors: readonly CheckpointTensor[], files: CheckpointFile[])
     file: tensors.map(({ file }) => file),
     offset: tensors.map(({ offset }) => offset),
     // matchTensors has let only these through.
-    dtype: tensors.map(({ dtype }) => dtype as SourceDType),
+    dtype: tensors.map(({ dtype }) => dtype as StoredDType),
   };
 }
 
@@ -198,3 +327,5 @@ function digestFiles(files: readonly CheckpointFile[]): string {
   ]);
   return createHash("sha256").update(JSON.stringify(states)).digest("hex");
 }
+
+const NAMED_IN_SENTENCE = 5;

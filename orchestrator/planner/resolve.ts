@@ -2,12 +2,12 @@
 // them lands in its arena. What follows from the layout is worked out once and kept; a new checkpoint of the same layout
 // only puts its files and offsets in. The names stay here, for the sentence that an error needs.
 
-import { type LayerProgram, OP_FIELDS, type ProgramFile, SLICE_FIELDS, type Span } from "../../native/native.js";
+import type { LayerProgram, ProgramFile, Span } from "../../native/native.js";
 import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
-import type { ArenaLayout, ArenaTensor, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
-import { SCHEMES } from "../contract/recipe.js";
-import { type Cut, cutPart } from "./cut-part.js";
+import type { ArenaLayout, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
+import { type Geometry, layerGeometry, type Places, placesOf } from "./layer-geometry.js";
+import { AGREEMENT, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
 
 export interface ProgramRequest {
   /** Indexes into Layout.layers. */
@@ -17,36 +17,12 @@ export interface ProgramRequest {
   allowNonFinite: boolean;
 }
 
-/** Where in a checkpoint tensor a slice begins. */
-export interface SliceOrigin {
-  /** Index into Layout.checkpointTensors. */
-  tensor: number;
-  row: number;
-  col: number;
-  /** Dimensions of the checkpoint tensor: 0 a scalar, 1 a vector, 2 a matrix. */
-  dimensions: number;
-}
-
 export interface ResolvedProgram {
   program: LayerProgram;
-  /** One a slice of the program. */
-  origins: SliceOrigin[];
-  /** What the program writes, in the order of its ops. */
+  /** The program's slices as they were before a source was put in, see Geometry. */
+  origins: Float64Array;
+  /** What the program writes, in the order of its kernel tensors. */
   spans: Span[];
-}
-
-/** A layer of one rank and phase as far as the layout determines it; offsets and strides are in elements. */
-interface Geometry {
-  ops: { kernel: KernelTensor; outOffset: number; scaleOffset: number; zeroRows: number; slices: SliceGeometry[] }[];
-  spans: Span[];
-}
-
-interface SliceGeometry {
-  origin: SliceOrigin;
-  cut: Cut;
-  firstElement: number;
-  rowElements: number;
-  toRow: number;
 }
 
 export type Resolve = (source: Source, request: ProgramRequest) => ResolvedProgram;
@@ -62,154 +38,130 @@ export function createResolver(layout: Layout, arena: ArenaLayout): Resolve {
       known.set(key, geometry);
       return geometry;
     });
-    return bind(geometries, source, request.allowNonFinite);
+    const joined = joinGeometries(geometries);
+    const origins = joined.slices.slice();
+    return { program: bind(joined, source, request.allowNonFinite), origins, spans: joined.spans };
   };
 }
 
-/** The same for one time: nothing is kept. */
-export function resolveOnce({ layout, source }: Plan, places: Places, request: ProgramRequest): ResolvedProgram {
-  const geometries = request.layers.map((layer) => layerGeometry(layout, places, layer, request));
-  return bind(geometries, source, request.allowNonFinite);
+/** The program of one layer, for one time: nothing is kept. */
+export function resolveOnce(
+  { layout, source }: Plan,
+  places: Places,
+  layer: number,
+  of: { rank: number; phase: KernelTensor["phase"] },
+): LayerProgram {
+  return bind(layerGeometry(layout, places, layer, of), source, false);
 }
 
-/** Kernel tensor or scale name -> its place in the arena. */
-export type Places = ReadonlyMap<string, ArenaTensor>;
-
-export function placesOf(arena: ArenaLayout): Places {
-  return new Map(arena.tensors.map((tensor) => [tensor.name, tensor]));
-}
-
-function layerGeometry(layout: Layout, places: Places, layer: number, { rank, phase }: ProgramRequest): Geometry {
-  const ranks = layout.tensorParallelSize;
-  const planLayer = layout.layers[layer];
-  if (planLayer === undefined || !(rank >= 0 && rank < ranks))
-    throw new LayercastError("internal", `The plan has no layer ${layer} for rank ${rank} of ${ranks}.`);
-  const geometry: Geometry = { ops: [], spans: [] };
-  for (const kernel of planLayer.kernelTensors) {
-    if (kernel.phase !== phase) continue;
-    const out = placeOf(places, kernel.name);
-    const scale = kernel.scale === null ? null : placeOf(places, kernel.scale.name);
-    const { slices, zeroRows } = cutSlices(kernel, rank, ranks);
-    geometry.ops.push({ kernel, outOffset: out.offset, scaleOffset: scale?.offset ?? -1, zeroRows, slices });
-    for (const place of scale === null ? [out] : [out, scale])
-      geometry.spans.push({ offset: place.offset, bytes: place.bytes });
-  }
-  return geometry;
-}
-
-function cutSlices(kernel: KernelTensor, rank: number, ranks: number): { slices: SliceGeometry[]; zeroRows: number } {
-  const slices: SliceGeometry[] = [];
-  let toRow = 0;
-  let zeroRows = 0;
-  for (const part of kernel.parts) {
-    const cut = cutPart(part, rank, ranks);
-    const origin = { tensor: part.tensor, row: cut.row, col: cut.col, dimensions: kernel.shape.length };
-    const firstElement = cut.row * part.cols + cut.col;
-    if (cut.rows > 0) slices.push({ origin, cut, firstElement, rowElements: part.cols, toRow });
-    toRow += cut.rows;
-    zeroRows += cut.zeroRows;
-  }
-  return { slices, zeroRows };
-}
-
-function bind(geometries: readonly Geometry[], source: Source, allowNonFinite: boolean): ResolvedProgram {
-  const ops = geometries.flatMap((geometry) => geometry.ops);
-  const slices = ops.flatMap((op) => op.slices);
-  const fileNumbers = numberFiles(slices, source);
-  const opTable = new Float64Array(ops.length * OP_FIELDS.length);
-  const sliceTable = new Float64Array(slices.length * SLICE_FIELDS.length);
-  let firstSlice = 0;
-  ops.forEach((op, index) => {
-    const row = opRow(op, firstSlice, source);
-    opTable.set(
-      OP_FIELDS.map((field) => row[field]),
-      index * OP_FIELDS.length,
-    );
-    firstSlice += op.slices.length;
-  });
-  slices.forEach((slice, index) => {
-    const row = sliceRow(slice, fileNumbers, source);
-    sliceTable.set(
-      SLICE_FIELDS.map((field) => row[field]),
-      index * SLICE_FIELDS.length,
-    );
-  });
-  return {
-    program: { files: filesOf(fileNumbers, source), ops: opTable, slices: sliceTable, allowNonFinite },
-    origins: slices.map(({ origin }) => origin),
-    spans: geometries.flatMap(({ spans }) => spans),
+/** One after the other, in tables of its own. */
+function joinGeometries(geometries: readonly Geometry[]): Geometry {
+  const join = (table: keyof typeof WIDTHS) => {
+    const whole = new Float64Array(geometries.reduce((sum, geometry) => sum + geometry[table].length, 0));
+    let at = 0;
+    for (const geometry of geometries) {
+      whole.set(geometry[table], at);
+      at += geometry[table].length;
+    }
+    return whole;
   };
+  const tables = {
+    ops: join("ops"),
+    slices: join("slices"),
+    scales: join("scales"),
+    agreements: join("agreements"),
+    derived: join("derived"),
+  };
+  numberOnwards(geometries, tables);
+  return { ...tables, spans: geometries.flatMap(({ spans }) => spans) };
 }
 
-function opRow(
-  { kernel, outOffset, scaleOffset, zeroRows, slices }: Geometry["ops"][number],
-  firstSlice: number,
+/** Rows of one table that name rows of another: each geometry counts from 0, the program goes on. */
+function numberOnwards(geometries: readonly Geometry[], tables: Omit<Geometry, "spans">): void {
+  const { ops, slices, agreements } = tables;
+  const base = { ops: 0, slices: 0, scales: 0, agreements: 0 };
+  for (const geometry of geometries) {
+    const end = { ...base };
+    for (const table of ["ops", "slices", "scales", "agreements"] as const)
+      end[table] += geometry[table].length / WIDTHS[table];
+    for (let row = base.ops; row < end.ops; row++) add(ops, row * WIDTHS.ops + OP.firstSlice, base.slices);
+    for (let row = base.agreements; row < end.agreements; row++) {
+      add(agreements, row * WIDTHS.agreements + AGREEMENT.slice, base.slices);
+      add(agreements, row * WIDTHS.agreements + AGREEMENT.with, base.slices);
+    }
+    for (let row = base.slices; row < end.slices; row++) {
+      const at = row * WIDTHS.slices + SLICE.scale;
+      if (slices[at] !== -1) add(slices, at, base.scales);
+    }
+    Object.assign(base, end);
+  }
+}
+
+function add(table: Float64Array, at: number, summand: number): void {
+  table[at] = (table[at] ?? 0) + summand;
+}
+
+/** The program, in the geometry's own tables. */
+function bind(geometry: Geometry, source: Source, allowNonFinite: boolean): LayerProgram {
+  const { ops, slices, scales, agreements, derived } = geometry;
+  const files: FileNumbers = { numbers: new Int32Array(source.files.length).fill(-1), files: [] };
+  putSource(slices, WIDTHS.slices, SLICE, source, files);
+  putSource(scales, WIDTHS.scales, SCALE, source, files);
+  roundOnlyOthers(ops, slices);
+  return { files: files.files, ops, slices, scales, agreements, derived, allowNonFinite };
+}
+
+/** A program names only the files it reads. */
+interface FileNumbers {
+  /** Index into Source.files -> index into `files`, -1: not yet there. */
+  numbers: Int32Array;
+  files: ProgramFile[];
+}
+
+/** Puts files and bytes where a geometry has checkpoint tensors and elements. */
+function putSource(
+  table: Float64Array,
+  width: number,
+  columns: { file: number; offset: number; rowStride: number; dtype: number; colStride?: number },
   source: Source,
-): Record<(typeof OP_FIELDS)[number], number> {
-  const stored = source.dtype[kernel.parts[0]?.tensor ?? -1];
-  // All parts have one dtype; values that have the wanted one already are copied as they are.
-  const roundTo = kernel.roundTo === stored ? null : kernel.roundTo;
-  return {
-    scheme: SCHEMES[kernel.scheme].code,
-    outDtype: DTYPES[kernel.dtype].code,
-    roundDtype: roundTo === null ? -1 : DTYPES[roundTo].code,
-    rows: kernel.rows,
-    cols: kernel.cols,
-    outOffset,
-    scaleOffset,
-    firstSlice,
-    sliceCount: slices.length,
-    zeroRows,
-    constant: kernel.constant ?? Number.NaN,
-    mustBePositive: kernel.mustBePositive ? 1 : 0,
-  };
-}
-
-function sliceRow(
-  { origin, cut, firstElement, rowElements, toRow }: SliceGeometry,
-  fileNumbers: ReadonlyMap<number, number>,
-  source: Source,
-): Record<(typeof SLICE_FIELDS)[number], number> {
-  const dtype = source.dtype[origin.tensor];
-  const offset = source.offset[origin.tensor];
-  const file = fileNumbers.get(source.file[origin.tensor] ?? -1);
-  if (dtype === undefined || offset === undefined || file === undefined)
-    throw new LayercastError("internal", `The source has no tensor ${origin.tensor}: it is of another layout.`);
-  const { bytes, code } = DTYPES[dtype];
-  return {
-    file,
-    offset: offset + firstElement * bytes,
-    rowStride: rowElements * bytes,
-    rows: cut.rows,
-    cols: cut.cols,
-    dtype: code,
-    toRow,
-  };
-}
-
-/** Index into Source.files -> index into the program's own files: a program names only the files it reads. */
-function numberFiles(slices: readonly SliceGeometry[], source: Source): Map<number, number> {
-  const numbers = new Map<number, number>();
-  for (const { origin } of slices) {
-    const file = source.file[origin.tensor] ?? -1;
-    if (!numbers.has(file)) numbers.set(file, numbers.size);
+  files: FileNumbers,
+): void {
+  const { file, offset, rowStride, dtype, colStride } = columns;
+  for (let at = 0; at < table.length; at += width) {
+    const tensor = table[at + file] ?? -1;
+    const start = source.offset[tensor];
+    const stored = source.dtype[tensor];
+    if (start === undefined || stored === undefined)
+      throw new LayercastError("internal", `The source has no tensor ${tensor}: it is of another layout.`);
+    const { bytes, code } = DTYPES[stored];
+    table[at + file] = fileNumber(files, source, source.file[tensor] ?? -1);
+    table[at + offset] = start + (table[at + offset] ?? 0) * bytes;
+    table[at + rowStride] = (table[at + rowStride] ?? 0) * bytes;
+    table[at + dtype] = code;
+    if (colStride !== undefined) table[at + colStride] = (table[at + colStride] ?? 0) * bytes;
   }
-  return numbers;
 }
 
-function filesOf(numbers: ReadonlyMap<number, number>, source: Source): ProgramFile[] {
-  return [...numbers.keys()].map((index) => {
-    const file = source.files[index];
-    if (file === undefined) throw new LayercastError("internal", `The source has no file ${index}.`);
-    const { path, sizeBytes, mtimeNs, inode } = file;
-    return { path, sizeBytes, mtimeNs, inode };
-  });
+function fileNumber({ numbers, files }: FileNumbers, source: Source, index: number): number {
+  const known = numbers[index] ?? -1;
+  if (known >= 0) return known;
+  const file = source.files[index];
+  if (file === undefined) throw new LayercastError("internal", `The source has no file ${index}.`);
+  const { path, sizeBytes, mtimeNs, inode } = file;
+  numbers[index] = files.length;
+  return files.push({ path, sizeBytes, mtimeNs, inode }) - 1;
 }
 
-function placeOf(places: Places, name: string): ArenaTensor {
-  const place = places.get(name);
-  if (place === undefined) throw new LayercastError("internal", `The arena has no place for ${name}.`);
-  return place;
+/** All parts of an op have one dtype; values that have the wanted one already are copied as they are. */
+function roundOnlyOthers(ops: Float64Array, slices: Float64Array): void {
+  for (let at = 0; at < ops.length; at += WIDTHS.ops) {
+    if (ops[at + OP.sliceCount] === 0) continue;
+    const slice = (ops[at + OP.firstSlice] ?? 0) * WIDTHS.slices;
+    const stored = slices[slice + SLICE.dtype];
+    // Codes that are made values count as what a product of code and scale is.
+    const values = stored === DTYPES.F8_E4M3.code ? DTYPES.F32.code : stored;
+    if (ops[at + OP.roundDtype] === values) ops[at + OP.roundDtype] = -1;
+  }
 }
 
 /** An element of a slice, as the core counts it, in the words of the checkpoint: the tensor and the index into all of it. */
@@ -218,9 +170,17 @@ export function describeElement(
   { origins }: Pick<ResolvedProgram, "origins">,
   { slice, row, col }: { slice: number; row: number; col: number },
 ): { tensor: string; index: number[] } {
-  const origin = origins[slice];
-  const tensor = layout.checkpointTensors[origin?.tensor ?? -1];
-  if (origin === undefined || tensor === undefined)
-    throw new LayercastError("internal", `The program has no slice ${slice}.`);
-  return { tensor, index: [origin.row + row, origin.col + col].slice(0, origin.dimensions) };
+  const at = slice * WIDTHS.slices;
+  const tensor = layout.checkpointTensors[origins[at + SLICE.file] ?? -1];
+  if (tensor === undefined) throw new LayercastError("internal", `The program has no slice ${slice}.`);
+  const [first = 0, rowStride = 0, colStride = 0] = [SLICE.offset, SLICE.rowStride, SLICE.colStride].map(
+    (column) => origins[at + column],
+  );
+  let element = first + row * rowStride + col * colStride;
+  const index = tensor.shape.toReversed().map((size) => {
+    const within = element % size;
+    element = Math.floor(element / size);
+    return within;
+  });
+  return { tensor: tensor.name, index: index.reverse() };
 }

@@ -1,5 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { parseModelConfig, readFlag, readSize } from "../../orchestrator/checkpoint/model-config.js";
+import {
+  nestedConfig,
+  parseModelConfig,
+  readCount,
+  readFlag,
+  readIndexes,
+  readSize,
+  readSizeOrNull,
+} from "../../orchestrator/checkpoint/model-config.js";
 import { expectLayercastError } from "./expect-error.js";
 
 const parse = (text: string) => parseModelConfig(text, "/ckpt/config.json");
@@ -44,5 +52,31 @@ describe("parseModelConfig", () => {
     expect(readFlag(config, "attention_bias", false)).toBe(false);
     expect(readFlag(config, "toString", false)).toBe(false);
     expectLayercastError(() => readFlag(config, "mlp_bias", false), "checkpoint_invalid", /mlp_bias as true or false/);
+  });
+
+  it("reads sizes that may be absent, counts that may be 0, and lists of indexes", () => {
+    const config = parse('{"q_lora_rank":null,"n_shared_experts":0,"mlp_only_layers":[0,7]}');
+    expect(readSizeOrNull(config, "q_lora_rank")).toBeNull();
+    expect(readCount(config, "n_shared_experts", 3)).toBe(0);
+    expect(readCount(config, "first_k_dense_replace", 3)).toBe(3);
+    expect(readIndexes(config, "mlp_only_layers")).toEqual([0, 7]);
+    expect(readIndexes(config, "toString")).toEqual([]);
+    for (const wrong of ["-1", "1.5", '"0"', "{}", "[-1]", "[0.5]", '["0"]', "false"]) {
+      const hostile = parse(`{"mlp_only_layers":${wrong}}`);
+      for (const read of [readSizeOrNull, readIndexes, (...of: [typeof hostile, string]) => readCount(...of, 0)])
+        expectLayercastError(() => read(hostile, "mlp_only_layers"), "checkpoint_invalid", /must give mlp_only_layers/);
+    }
+  });
+
+  it("reads a nested config, which comes before the outer one and leaves the rest to it", () => {
+    const config = parse(
+      '{"model_type":"a","dtype":"float16","vocab_size":1,"text":{"model_type":"b","vocab_size":2}}',
+    );
+    const text = nestedConfig(config, "text");
+    expect(text?.modelType).toBe("b");
+    expect(text?.fields).toMatchObject({ vocab_size: 2, dtype: "float16" });
+    expect(nestedConfig(config, "vision")).toBeNull();
+    for (const wrong of ["1", "[]", '"x"', '{"model_type":1}'])
+      expectLayercastError(() => nestedConfig(parse(`{"text":${wrong}}`), "text"), "checkpoint_invalid", /must give /);
   });
 });

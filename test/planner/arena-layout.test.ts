@@ -9,7 +9,8 @@ import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 function layoutOf(scheme: Scheme): Layout {
   const { table, config } = synthesize(LLAMA, shapesOf(LLAMA), { fill: false });
-  return planReload({ table, config, tensorParallelSize: 2, scheme, ignore: [], dtype: "auto" }).layout;
+  return planReload({ table, config, tensorParallelSize: 2, expertParallel: false, scheme, ignore: [], dtype: "auto" })
+    .layout;
 }
 
 const SCHEMES: Scheme[] = ["none", "fp8-tensor", "fp8-channel", "fp8-block"];
@@ -19,7 +20,7 @@ describe("layoutArena", () => {
     "puts every kernel tensor of %s, scales too, at a multiple of 256 in the order of loading",
     (scheme) => {
       const layout = layoutOf(scheme);
-      const { tensors, dataBytes } = layoutArena(layout);
+      const { tensors, dataBytes } = layoutArena(layout, 0);
       const names = layout.layers.flatMap(({ kernelTensors }) =>
         kernelTensors.flatMap(({ name, scale }) => (scale === null ? [name] : [name, scale.name])),
       );
@@ -37,7 +38,7 @@ describe("layoutArena", () => {
   it.each(SCHEMES)(
     "describes the arena of %s by a header that a safetensors reader takes, pads as tensors of bytes",
     (scheme) => {
-      const arena = layoutArena(layoutOf(scheme));
+      const arena = layoutArena(layoutOf(scheme), 0);
       const { headerBytes, dataBytes } = arena;
       expect(headerBytes.byteLength % 4096).toBe(0);
       const parsed = parseSafetensorsHeader(headerBytes, headerBytes.byteLength + dataBytes);
@@ -67,7 +68,7 @@ describe("layoutArena", () => {
     const norm = layout.layers.at(-2)?.kernelTensors[0];
     if (norm === undefined) throw new Error("no norm");
     norm.shape = [0];
-    const { headerBytes, dataBytes, tensors } = layoutArena(layout);
+    const { headerBytes, dataBytes, tensors } = layoutArena(layout, 0);
     const parsed = parseSafetensorsHeader(headerBytes, headerBytes.byteLength + dataBytes);
     expect(parsed.tensors.find(({ name }) => name === norm.name)?.sizeBytes).toBe(0);
     expect(exportLayout({ headerBytes, dataBytes, tensors }, "1").spans.every(({ bytes }) => bytes > 0)).toBe(true);
@@ -78,7 +79,7 @@ describe("exportLayout", () => {
   it.each(SCHEMES)(
     "packs the tensors of %s without pads, each aligned to its dtype, with the weight version",
     (scheme) => {
-      const arena = layoutArena(layoutOf(scheme));
+      const arena = layoutArena(layoutOf(scheme), 0);
       const { headerBytes, spans } = exportLayout(arena, 'step "7"');
       const bytes = spans.reduce((sum, span) => sum + span.bytes, 0);
       const parsed = parseSafetensorsHeader(headerBytes, headerBytes.byteLength + bytes);

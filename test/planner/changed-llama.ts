@@ -30,7 +30,16 @@ export function requestOf({
     else shapes[name] = shape;
   }
   const { table, config } = synthesize({ ...LLAMA, ...fields }, shapes, { dtype, dtypes, fill: false });
-  return { table, config, tensorParallelSize: 2, scheme: "none", ignore: [], dtype: "auto", ...request };
+  return {
+    table,
+    config,
+    tensorParallelSize: 2,
+    expertParallel: false,
+    scheme: "none",
+    ignore: [],
+    dtype: "auto",
+    ...request,
+  };
 }
 
 export function planned(change: Change) {

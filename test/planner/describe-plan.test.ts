@@ -8,7 +8,15 @@ import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 const fields = { ...LLAMA, num_hidden_layers: 6 };
 const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
 const planOf = (tensorParallelSize: number) =>
-  planReload({ table, config, tensorParallelSize, scheme: "fp8-channel", ignore: [], dtype: "auto" });
+  planReload({
+    table,
+    config,
+    tensorParallelSize,
+    expertParallel: false,
+    scheme: "fp8-channel",
+    ignore: [],
+    dtype: "auto",
+  });
 const plan = planOf(4);
 
 describe("groupLayers", () => {
@@ -51,7 +59,7 @@ describe("describePlan", () => {
   });
 
   it("says the jobs, what is held, and an estimate that has room for both halves of the arena", () => {
-    const arena = layoutArena(plan.layout);
+    const arena = layoutArena(plan.layout, 0);
     const view = describePlan(plan, 4);
     expect(view.jobs_per_rank).toBe(3);
     expect(view.layers.map(({ job }) => job)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 2]);

@@ -72,9 +72,17 @@ function checkpointOf({ fields, biases, fileCount }: Case): Synthetic {
 }
 
 function planOf({ table, config }: Synthetic, ranks: number) {
-  const plan = planReload({ table, config, tensorParallelSize: ranks, scheme: "none", ignore: [], dtype: "auto" });
+  const plan = planReload({
+    table,
+    config,
+    tensorParallelSize: ranks,
+    expertParallel: false,
+    scheme: "none",
+    ignore: [],
+    dtype: "auto",
+  });
   checkPlan(plan, table);
-  return { plan, arena: layoutArena(plan.layout) };
+  return { plan, arena: layoutArena(plan.layout, 0) };
 }
 
 function bytesOf(arena: ArenaLayout, { bytes }: FilledArena, name: string): Uint8Array {

@@ -118,10 +118,16 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
   ["no ranks", { request: { tensorParallelSize: 0 } }, "invalid_request", /is 0; it must be 1 or more/],
   ["half a rank", { request: { tensorParallelSize: 1.5 } }, "invalid_request", /is 1\.5/],
   [
-    "a weight that is quantized already",
-    { dtypes: { [`${L0}mlp.up_proj.weight`]: "F8_E4M3" } },
+    "codes of which nobody says what they are to be",
+    { dtypes: { [`${L0}mlp.down_proj.weight`]: "F8_E4M3" }, tensors: { [`${L0}mlp.down_proj.weight_scale`]: [] } },
     "unsupported_dtype",
-    /up_proj\.weight is F8_E4M3; .* BF16, F16, F32/,
+    /down_proj\.weight of .* is F8_E4M3\. Submit it with dtype: bfloat16 .* or with recipe: as-stored/,
+  ],
+  [
+    "codes in a norm",
+    { dtypes: { "model.norm.weight": "F8_E4M3" } },
+    "unsupported_dtype",
+    /model\.norm\.weight is F8_E4M3; .* BF16, F16, F32, or F8_E4M3 in linear weights/,
   ],
   ["a norm of integers", { dtypes: { "model.norm.weight": "I64" } }, "unsupported_dtype", /model\.norm\.weight is I64/],
   [
@@ -159,7 +165,15 @@ describe("planReload refuses", () => {
   it("key/value heads that neither divide the ranks nor are divided by them, saying both numbers", () => {
     const fields = { num_attention_heads: 12, num_key_value_heads: 6, head_dim: 3, vocab_size: 128 };
     const { table, config } = synthesize({ ...LLAMA, ...fields }, shapesOf({ ...LLAMA, ...fields }), { fill: false });
-    const request = { table, config, tensorParallelSize: 4, scheme: "none", ignore: [], dtype: "auto" } as const;
+    const request = {
+      table,
+      config,
+      tensorParallelSize: 4,
+      expertParallel: false,
+      scheme: "none",
+      ignore: [],
+      dtype: "auto",
+    } as const;
     const sentence = /k_proj\.weight .* over 4 ranks: num_key_value_heads is 6, .*nor 4 by it/;
     expectLayercastError(() => planReload(request), "indivisible", sentence);
   });

@@ -98,7 +98,7 @@ describe("planReload", () => {
         expect([dtype, shape, mustBePositive, roundTo, scheme]).toEqual(["F32", [], true, null, "none"]);
       return kernels.map(({ parts, constant }) =>
         constant === null
-          ? layout.checkpointTensors[parts[0]?.tensor ?? -1]?.slice(`${L0}self_attn.`.length)
+          ? layout.checkpointTensors[parts[0]?.tensors[0] ?? -1]?.name.slice(`${L0}self_attn.`.length)
           : constant,
       );
     };
@@ -136,7 +136,7 @@ describe("planReload", () => {
         phase: "layer",
         allowNonFinite: false,
       } as const;
-      const { program } = createResolver(plan.layout, layoutArena(plan.layout))(plan.source, request);
+      const { program } = createResolver(plan.layout, layoutArena(plan.layout, 0))(plan.source, request);
       return [...new Set(rowsOf(OP_FIELDS, program.ops).map(({ roundDtype }) => roundDtype))];
     };
     expect(rounds({})).toEqual([-1]);
@@ -152,7 +152,15 @@ describe("the layout digest", () => {
 
   it("does not change with files, offsets, or the dtype that values are rounded from", () => {
     const { table, config } = synthesize(LLAMA, shapesOf(LLAMA), { fileCount: 1, fill: false });
-    const request = { table, config, tensorParallelSize: 2, scheme: "none", ignore: [], dtype: "auto" } as const;
+    const request = {
+      table,
+      config,
+      tensorParallelSize: 2,
+      expertParallel: false,
+      scheme: "none",
+      ignore: [],
+      dtype: "auto",
+    } as const;
     const moved = planReload(request);
     expect(moved.layoutDigest).toBe(base);
     expect(moved.sourceDigest).not.toBe(planned({}).sourceDigest);
@@ -189,13 +197,14 @@ describe("planning at scale", () => {
       table,
       config,
       tensorParallelSize: 2,
+      expertParallel: false,
       scheme: "fp8-channel",
       ignore: ["lm_head.*"],
       dtype: "auto",
     });
     const plannedMs = performance.now();
     checkPlan(plan, table);
-    expect(layoutArena(plan.layout).tensors).toHaveLength(10_000 * (6 + 4 + 4) + 3);
+    expect(layoutArena(plan.layout, 0).tensors).toHaveLength(10_000 * (6 + 4 + 4) + 3);
     // About a second and two; quadratic work would take minutes.
     expect(plannedMs - startMs).toBeLessThan(10_000);
     expect(performance.now() - plannedMs).toBeLessThan(20_000);

@@ -13,11 +13,19 @@ const shapes = { ...shapesOf(LLAMA, biases), "model.layers.0.self_attn.kv_scale"
 
 function planOf(fileCount: number, dtype: "BF16" | "F32" = "BF16"): Plan {
   const { table, config } = synthesize(LLAMA, shapes, { fileCount, dtype, fill: false });
-  return planReload({ table, config, tensorParallelSize: 4, scheme: "fp8-channel", ignore: [], dtype: "bfloat16" });
+  return planReload({
+    table,
+    config,
+    tensorParallelSize: 4,
+    expertParallel: false,
+    scheme: "fp8-channel",
+    ignore: [],
+    dtype: "bfloat16",
+  });
 }
 
 const plan = planOf(3);
-const arena = layoutArena(plan.layout);
+const arena = layoutArena(plan.layout, 0);
 const request = { layers: [1], rank: 3, phase: "layer", allowNonFinite: false } as const;
 
 /** Where the program's slices come from, seen as a reader of the checkpoint would. */
@@ -26,12 +34,12 @@ function elementAt({ source, layout }: Plan, { program }: ResolvedProgram, slice
   if (found === undefined) throw new Error("no such slice");
   const path = program.files[found.file]?.path;
   const at = found.offset + row * found.rowStride + col * 2;
-  const tensor = layout.checkpointTensors.findIndex((name, index) => {
+  const tensor = layout.checkpointTensors.findIndex(({ name }, index) => {
     const bytes = (shapes as Record<string, number[]>)[name]?.reduce((product, size) => product * size, 2) ?? 0;
     const start = source.offset[index] ?? 0;
     return source.files[source.file[index] ?? -1]?.path === path && start <= at && at < start + bytes;
   });
-  return { name: layout.checkpointTensors[tensor], element: (at - (source.offset[tensor] ?? 0)) / 2 };
+  return { name: layout.checkpointTensors[tensor]?.name, element: (at - (source.offset[tensor] ?? 0)) / 2 };
 }
 
 describe("createResolver", () => {
@@ -63,7 +71,7 @@ describe("createResolver", () => {
     expect(spans.toSorted((a, b) => a.offset - b.offset)).toEqual(expected);
     const finalize = resolve(plan.source, { ...request, phase: "finalize" });
     expect(finalize.spans.map(({ bytes }) => bytes)).toEqual([4, 4, 4, 4]);
-    expect(finalize.origins.map(({ tensor }) => plan.layout.checkpointTensors[tensor])).toEqual([
+    expect([0, 1].map((slice) => describeElement(plan.layout, finalize, { slice, row: 0, col: 0 }).tensor)).toEqual([
       "model.layers.0.self_attn.kv_scale",
       "model.layers.0.self_attn.kv_scale",
     ]);

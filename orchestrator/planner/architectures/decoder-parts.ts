@@ -1,121 +1,78 @@
 // The pieces that decoder layers are made of, as tensor specifications: norms, linears with their biases, attention, gated
 // MLP. Each kind of piece knows its fuse order and its partition rules; the families put pieces together.
 
+import { readSize } from "../../checkpoint/model-config.js";
 import type { PartRule } from "../../contract/plan.js";
-import type { Dimensions, PartSpec, TensorSpec } from "./family.js";
+import type { Dimensions, PartSource, PartSpec, TensorSpec } from "./family.js";
 
 /** Whether the config demands a bias, or it is there where the checkpoint has one. */
-type BiasPresence = "required" | "where_present";
+export type BiasPresence = "required" | "where_present";
 
 export function biasPresence(demanded: boolean): BiasPresence {
   return demanded ? "required" : "where_present";
+}
+
+export interface AttentionOptions {
+  bias: BiasPresence;
+  /** A norm over each query head and each key head. */
+  headNorms?: boolean;
+  /** q, k and v are one tensor on disk, stacked whole. */
+  fusedOnDisk?: boolean;
 }
 
 /** The layer of Llama and of all that follow it: grouped-query attention, two norms, a gated MLP. */
 export function denseLayer(
   model: Dimensions,
   prefix: string,
-  options: { attentionBias: BiasPresence; mlpBias: BiasPresence; headNorms: boolean },
+  options: { attention: AttentionOptions; mlpBias: BiasPresence; fusedOnDisk?: boolean },
 ): TensorSpec[] {
-  const attention = `${prefix}self_attn.`;
-  const headNorms = options.headNorms ? ["q_norm", "k_norm"] : [];
+  const mlp = { prefix: `${prefix}mlp.`, ...intermediateSize(model), bias: options.mlpBias };
   return [
     norm(`${prefix}input_layernorm`, model.hiddenSize),
-    ...fusedQkv(attention, model, options.attentionBias),
-    ...headNorms.map((name) => norm(`${attention}${name}`, model.headSize)),
-    ...attentionOutput(attention, model, options.attentionBias),
-    ...attentionScales(attention, "attn"),
+    ...groupedQueryAttention(model, prefix, options.attention),
     norm(`${prefix}post_attention_layernorm`, model.hiddenSize),
-    ...gatedMlp(`${prefix}mlp.`, model.hiddenSize, model.intermediateSize, options.mlpBias),
+    ...gatedMlp(model, { ...mlp, fusedOnDisk: options.fusedOnDisk }),
   ];
 }
 
-/** A norm's weight: whole on every rank. */
-export function norm(name: string, size: number): TensorSpec {
-  const rule: PartRule = { kind: "replicate" };
-  const part: PartSpec = { names: [`${name}.weight`], shapes: [[size]], rule };
-  return { name: `${name}.weight`, parts: [part], quantized: false, presence: "required" };
-}
-
-/** A table with one row a token, padded to a multiple of 64 rows whatever the tensor-parallel size. */
-export function vocabularyTable(name: string, model: Dimensions): TensorSpec {
-  const paddedRows = Math.ceil(model.vocabularySize / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE;
-  const part: PartSpec = {
-    names: [`${name}.weight`],
-    shapes: [[model.vocabularySize, model.hiddenSize]],
-    rule: { kind: "vocabulary", paddedRows },
-    units: { count: paddedRows, field: `vocab_size ${model.vocabularySize} padded` },
+/** q, k and v fused and cut by heads, the output projection, the scalars of the key/value cache. */
+export function groupedQueryAttention(model: Dimensions, prefix: string, options: AttentionOptions): TensorSpec[] {
+  const { config, hiddenSize, headCount } = model;
+  const attention = `${prefix}self_attn.`;
+  const headSize = readSize(config, "head_dim", hiddenSize / headCount);
+  const keyValueHeadCount = readSize(config, "num_key_value_heads", headCount);
+  const heads = { count: headCount, field: "num_attention_heads" };
+  const keyValue: Omit<Column, "name"> = {
+    rows: keyValueHeadCount * headSize,
+    rule: { kind: "kv_heads", heads: keyValueHeadCount },
+    units: { count: keyValueHeadCount, field: "num_key_value_heads" },
   };
-  return { name: `${name}.weight`, parts: [part], quantized: false, presence: "required" };
-}
-
-/** One of the linears that a column-parallel linear is fused from. */
-interface Column {
-  name: string;
-  rows: number;
-  rule: PartRule;
-  units: { count: number; field: string };
-}
-
-/** A column-parallel linear: its parts are cut by rows, each alone, and stacked; its bias likewise. */
-function columnParallel(name: string, columns: readonly Column[], cols: number, bias: BiasPresence): TensorSpec[] {
-  const parts = (field: "weight" | "bias"): PartSpec[] =>
-    columns.map(({ name, rows, rule, units }) => ({
-      names: [`${name}.${field}`],
-      shapes: [field === "weight" ? [rows, cols] : [rows]],
-      rule,
-      units,
-    }));
+  const headNorms = options.headNorms === true ? ["q_norm", "k_norm"] : [];
   return [
-    { name: `${name}.weight`, parts: parts("weight"), quantized: true, presence: "required" },
-    { name: `${name}.bias`, parts: parts("bias"), quantized: false, presence: bias },
+    ...columnParallel(
+      `${attention}qkv_proj`,
+      [
+        { name: `${attention}q_proj`, rows: headCount * headSize, rule: { kind: "rows" }, units: heads },
+        { name: `${attention}k_proj`, ...keyValue },
+        { name: `${attention}v_proj`, ...keyValue },
+      ],
+      hiddenSize,
+      options,
+    ),
+    ...headNorms.map((name) => norm(`${attention}${name}`, headSize)),
+    ...rowParallel(`${attention}o_proj`, hiddenSize, { cols: headCount * headSize, ...heads }, options.bias),
+    ...attentionScales(attention, "attn"),
   ];
 }
 
-/** A row-parallel linear: cut by columns; its bias is whole on every rank, whose engine adds it on one. */
-function rowParallel(
-  name: string,
-  rows: number,
-  { cols, ...units }: { cols: number; count: number; field: string },
-  bias: BiasPresence,
+/** gate and up fused, and down. `size` is the number of rows of gate and of up; `field` is where the config has it. */
+export function gatedMlp(
+  model: Dimensions,
+  mlp: { prefix: string; size: number; field: string; bias: BiasPresence; fusedOnDisk?: boolean | undefined },
 ): TensorSpec[] {
-  const weight: PartSpec = { names: [`${name}.weight`], shapes: [[rows, cols]], rule: { kind: "columns" }, units };
-  const whole: PartSpec = { names: [`${name}.bias`], shapes: [[rows]], rule: { kind: "replicate" } };
-  return [
-    { name: `${name}.weight`, parts: [weight], quantized: true, presence: "required" },
-    { name: `${name}.bias`, parts: [whole], quantized: false, presence: bias },
-  ];
-}
-
-/** q, k and v fused, cut by heads. */
-function fusedQkv(prefix: string, model: Dimensions, bias: BiasPresence): TensorSpec[] {
-  const heads = { count: model.headCount, field: "num_attention_heads" };
-  const keyValueHeads = { count: model.keyValueHeadCount, field: "num_key_value_heads" };
-  const queryRows = model.headCount * model.headSize;
-  const keyValueRows = model.keyValueHeadCount * model.headSize;
-  const keyValueRule: PartRule = { kind: "kv_heads", heads: model.keyValueHeadCount };
-  return columnParallel(
-    `${prefix}qkv_proj`,
-    [
-      { name: `${prefix}q_proj`, rows: queryRows, rule: { kind: "rows" }, units: heads },
-      { name: `${prefix}k_proj`, rows: keyValueRows, rule: keyValueRule, units: keyValueHeads },
-      { name: `${prefix}v_proj`, rows: keyValueRows, rule: keyValueRule, units: keyValueHeads },
-    ],
-    model.hiddenSize,
-    bias,
-  );
-}
-
-function attentionOutput(prefix: string, model: Dimensions, bias: BiasPresence): TensorSpec[] {
-  const cols = model.headCount * model.headSize;
-  const heads = { count: model.headCount, field: "num_attention_heads" };
-  return rowParallel(`${prefix}o_proj`, model.hiddenSize, { cols, ...heads }, bias);
-}
-
-/** gate and up fused, and down. */
-function gatedMlp(prefix: string, hiddenSize: number, intermediateSize: number, bias: BiasPresence) {
-  const units = { count: intermediateSize, field: "intermediate_size" };
-  const column = { rows: intermediateSize, rule: { kind: "rows" } as const, units };
+  const { prefix, size, field, bias, fusedOnDisk = false } = mlp;
+  const units = { count: size, field };
+  const column = { rows: size, rule: { kind: "rows" } as const, units };
   return [
     ...columnParallel(
       `${prefix}gate_up_proj`,
@@ -123,27 +80,112 @@ function gatedMlp(prefix: string, hiddenSize: number, intermediateSize: number, 
         { name: `${prefix}gate_proj`, ...column },
         { name: `${prefix}up_proj`, ...column },
       ],
-      hiddenSize,
-      bias,
+      model.hiddenSize,
+      { bias, fusedOnDisk },
     ),
-    ...rowParallel(`${prefix}down_proj`, hiddenSize, { cols: intermediateSize, ...units }, bias),
+    ...rowParallel(`${prefix}down_proj`, model.hiddenSize, { cols: size, ...units }, bias),
+  ];
+}
+
+/** The size of a layer's one MLP. */
+export function intermediateSize({ config }: Dimensions): { size: number; field: string } {
+  return { size: readSize(config, "intermediate_size"), field: "intermediate_size" };
+}
+
+/** A part that the checkpoint gives as a tensor of its own, a matrix. */
+export function matrix(name: string, rows: number, cols: number, rule: PartRule, units?: PartSpec["units"]): PartSpec {
+  return { sources: [{ name, shapes: [[rows, cols]] }], rows, cols, rule, ...(units && { units }) };
+}
+
+/** A part that the checkpoint gives as a tensor of its own, a vector. */
+export function vector(name: string, rows: number, rule: PartRule, units?: PartSpec["units"]): PartSpec {
+  return { sources: [{ name, shapes: [[rows]] }], rows, cols: 1, rule, ...(units && { units }) };
+}
+
+/** A norm's weight: whole on every rank. */
+export function norm(name: string, size: number): TensorSpec {
+  const part = vector(`${name}.weight`, size, REPLICATE);
+  return { name: `${name}.weight`, parts: [part], quantized: false, presence: "required" };
+}
+
+/** A table with one row a token, padded to a multiple of 64 rows whatever the tensor-parallel size. */
+export function vocabularyTable(name: string, model: Dimensions): TensorSpec {
+  const paddedRows = Math.ceil(model.vocabularySize / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE;
+  const rule: PartRule = { kind: "vocabulary", paddedRows };
+  const units = { count: paddedRows, field: `vocab_size ${model.vocabularySize} padded` };
+  const part = matrix(`${name}.weight`, model.vocabularySize, model.hiddenSize, rule, units);
+  return { name: `${name}.weight`, parts: [part], quantized: false, presence: "required" };
+}
+
+/** One of the linears that another is fused from. */
+export interface Column {
+  name: string;
+  rows: number;
+  rule: PartRule;
+  units?: { count: number; field: string };
+}
+
+/** A linear, whose parts are cut by rows, each alone, and stacked; its bias likewise. A part may be all that there is. */
+export function columnParallel(
+  name: string,
+  columns: readonly Column[],
+  cols: number,
+  { bias, fusedOnDisk }: { bias: BiasPresence; fusedOnDisk?: boolean },
+): TensorSpec[] {
+  const weights = columns.map((part) => matrix(`${part.name}.weight`, part.rows, cols, part.rule, part.units));
+  const biases = columns.map((part) => vector(`${part.name}.bias`, part.rows, part.rule, part.units));
+  const onDisk = fusedOnDisk === true ? windowsOf : (_: string, parts: PartSpec[]) => parts;
+  return [
+    { name: `${name}.weight`, parts: onDisk(`${name}.weight`, weights), quantized: true, presence: "required" },
+    { name: `${name}.bias`, parts: onDisk(`${name}.bias`, biases), quantized: false, presence: bias },
+  ];
+}
+
+/** The same parts, as windows of one tensor in which they are stacked whole: its rows are split before any is cut. */
+function windowsOf(name: string, parts: readonly PartSpec[]): PartSpec[] {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  let first = 0;
+  return parts.map((part) => {
+    const shape = part.sources[0]?.shapes[0]?.length === 1 ? [rows] : [rows, part.cols];
+    const source: PartSource = { name, shapes: [shape], view: { first, rowStride: part.cols, colStride: 1 } };
+    first += part.rows * part.cols;
+    return { ...part, sources: [source] };
+  });
+}
+
+/** A row-parallel linear: cut by columns; its bias is whole on every rank, whose engine adds it on one. */
+export function rowParallel(
+  name: string,
+  rows: number,
+  { cols, ...units }: { cols: number; count: number; field: string },
+  bias: BiasPresence,
+): TensorSpec[] {
+  const weight = matrix(`${name}.weight`, rows, cols, { kind: "columns" }, units);
+  const whole = vector(`${name}.bias`, rows, REPLICATE);
+  return [
+    { name: `${name}.weight`, parts: [weight], quantized: true, presence: "required" },
+    { name: `${name}.bias`, parts: [whole], quantized: false, presence: bias },
   ];
 }
 
 /** The scalars of the key/value cache and of attention, under every name they have been written with. */
-function attentionScales(attention: string, kernelModule: string): TensorSpec[] {
+export function attentionScales(attention: string, kernelModule: string): TensorSpec[] {
   const names: Record<string, string[]> = {
     q_scale: ["q_scale", "attn.q_scale"],
     k_scale: ["k_scale", "attn.k_scale", "k_proj.k_scale", "kv_scale"],
     v_scale: ["v_scale", "attn.v_scale", "v_proj.v_scale", "kv_scale"],
     prob_scale: ["attn.prob_scale"],
   };
-  return Object.entries(names).map(([scale, onDisk]) => ({
-    name: `${attention}${kernelModule}.${scale}`,
-    parts: [{ names: onDisk.map((name) => attention + name), shapes: [[], [1]], rule: { kind: "replicate" } }],
-    quantized: false,
-    presence: "attention_scale",
-  }));
+  return Object.entries(names).map(([scale, onDisk]) => {
+    const sources = onDisk.map((name): PartSource => ({ name: attention + name, shapes: [[], [1]] }));
+    return {
+      name: `${attention}${kernelModule}.${scale}`,
+      parts: [{ sources, rows: 1, cols: 1, rule: REPLICATE }],
+      quantized: false,
+      presence: "attention_scale",
+    };
+  });
 }
 
+export const REPLICATE: PartRule = { kind: "replicate" };
 const VOCABULARY_MULTIPLE = 64;

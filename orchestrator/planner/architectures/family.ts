@@ -4,26 +4,40 @@
 import type { ModelConfig } from "../../checkpoint/model-config.js";
 import type { PartRule } from "../../contract/plan.js";
 
-/** The sizes that every decoder has. */
+/** The sizes that every decoder has; the others are read from `config` by the pieces that have them. */
 export interface Dimensions {
+  /** Of the text model. */
   config: ModelConfig;
   modelType: string;
   hiddenSize: number;
-  intermediateSize: number;
   headCount: number;
-  keyValueHeadCount: number;
-  headSize: number;
   layerCount: number;
   vocabularySize: number;
   tied: boolean;
 }
 
-/** One checkpoint tensor's contribution to a kernel tensor. */
-export interface PartSpec {
-  /** Full checkpoint names that may give it, the first present one does; `tensor_missing` names the first. */
-  names: readonly string[];
-  /** Shapes it may have, whole. */
+/** One way in which a checkpoint may give a part: the tensor's name, and how the part lies in it. */
+export interface PartSource {
+  /** Full checkpoint name; `{expert}` in it: one tensor an expert. */
+  name: string;
+  /** Shapes that the whole checkpoint tensor may have. */
   shapes: readonly (readonly number[])[];
+  /**
+   * Where the part lies in it, in elements: (row, col) of expert e at first + e·expertStride + row·rowStride + col·colStride.
+   * Absent: the tensor is the part, row by row, a stacked one expert by expert.
+   */
+  view?: { first: number; rowStride: number; colStride: number; expertStride?: number };
+  /** Counts only where this other tensor has this shape: that of a square one does not say whether it is transposed. */
+  where?: { name: string; shape: readonly number[] };
+}
+
+/** One matrix (or vector, scalar) of which a kernel tensor is stacked. */
+export interface PartSpec {
+  /** The first that is there with a shape it allows gives the part; `tensor_missing` names the first. */
+  sources: readonly PartSource[];
+  /** A vector of n is n rows of 1 column, a scalar 1 by 1. */
+  rows: number;
+  cols: number;
   rule: PartRule;
   /** What must divide by the tensor-parallel size, beyond the rule's own rows or columns. */
   units?: { count: number; field: string };
@@ -32,7 +46,7 @@ export interface PartSpec {
 export interface TensorSpec {
   /** The kernel tensor's full name. */
   name: string;
-  /** Stacked by rows in this order. */
+  /** Stacked by rows in this order; empty for a derived tensor. */
   parts: readonly PartSpec[];
   /** A linear weight: the recipe applies. */
   quantized: boolean;
@@ -41,6 +55,25 @@ export interface TensorSpec {
    * `attention_scale`: an F32 scalar, 1 when absent, positive, set in the finalize phase.
    */
   presence: "required" | "where_present" | "attention_scale";
+  /** That many matrices, one an expert; the parts are those of each. */
+  experts?: number;
+  /** Made at finalize from a kernel tensor of the same layer that is finished. */
+  derived?: DerivedSpec;
+  /** Kept as F32, whatever dtype is asked for. */
+  straightToF32?: boolean;
+}
+
+/** The rows [firstRow, firstRow + rows) of each head of `from`, a matrix of heads · headRows rows; each head's transposed or not. */
+export interface DerivedSpec {
+  /** The kernel tensor's full name. */
+  from: string;
+  /** Of the whole model. */
+  heads: number;
+  headRows: number;
+  firstRow: number;
+  rows: number;
+  cols: number;
+  transposed: boolean;
 }
 
 export interface LayerSpec {
@@ -55,6 +88,12 @@ export interface Family {
   modelTypes: readonly string[];
   /** What an absent `tie_word_embeddings` means. */
   tiedByDefault: boolean;
+  /** The text model's config, where config.json has it nested in that of a larger model. */
+  textConfig?(config: ModelConfig): ModelConfig;
+  /** Beginnings of checkpoint names that may stand for the plain ones, such as `language_model.` for nothing. */
+  prefixes?: readonly { onDisk: string; plain: string }[];
   /** The kernel tensors of decoder layer `index`; names start with `prefix`, such as `model.layers.7.`. */
   decoderLayer(model: Dimensions, prefix: string, index: number): readonly TensorSpec[];
+  /** The family's own rule by which a tensor is skipped that no kernel tensor needs; null: no rule. */
+  skip?(name: string, model: Dimensions): string | null;
 }

@@ -5,13 +5,31 @@ import { type ModelConfig, readFlag, readSize } from "../../checkpoint/model-con
 import { quoted } from "../../checkpoint/strict-json.js";
 import { LayercastError } from "../../contract/errors.js";
 import { norm, vocabularyTable } from "./decoder-parts.js";
-import type { Dimensions, Family, LayerSpec } from "./family.js";
+import { deepseek } from "./deepseek.js";
+import type { Dimensions, Family, LayerSpec, PartSource, TensorSpec } from "./family.js";
+import { gemma2 } from "./gemma2.js";
+import { gemma3 } from "./gemma3.js";
 import { llama } from "./llama.js";
 import { mistral } from "./mistral.js";
+import { mixtral } from "./mixtral.js";
+import { phi3 } from "./phi3.js";
+import { qwen2Moe, qwen3Moe } from "./qwen-moe.js";
 import { qwen2 } from "./qwen2.js";
 import { qwen3 } from "./qwen3.js";
 
-const FAMILIES: readonly Family[] = [llama, mistral, qwen2, qwen3];
+const FAMILIES: readonly Family[] = [
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3,
+  phi3,
+  mixtral,
+  qwen2Moe,
+  qwen3Moe,
+  deepseek,
+];
 
 /** The family by `architectures[0]`; by `model_type` only where that is absent. */
 export function familyOf(config: ModelConfig): Family {
@@ -31,17 +49,13 @@ export function familyOf(config: ModelConfig): Family {
   );
 }
 
-export function readDimensions(config: ModelConfig, family: Family): Dimensions {
-  const hiddenSize = readSize(config, "hidden_size");
-  const headCount = readSize(config, "num_attention_heads");
+export function readDimensions(whole: ModelConfig, family: Family): Dimensions {
+  const config = family.textConfig?.(whole) ?? whole;
   return {
     config,
     modelType: config.modelType ?? family.modelTypes[0] ?? "unknown",
-    hiddenSize,
-    intermediateSize: readSize(config, "intermediate_size"),
-    headCount,
-    keyValueHeadCount: readSize(config, "num_key_value_heads", headCount),
-    headSize: readSize(config, "head_dim", hiddenSize / headCount),
+    hiddenSize: readSize(config, "hidden_size"),
+    headCount: readSize(config, "num_attention_heads"),
     layerCount: readSize(config, "num_hidden_layers"),
     vocabularySize: readSize(config, "vocab_size"),
     tied: readFlag(config, "tie_word_embeddings", family.tiedByDefault),
@@ -50,23 +64,54 @@ export function readDimensions(config: ModelConfig, family: Family): Dimensions 
 
 /** In the order of loading. Made one by one, for the number of layers is what a stranger's config says. */
 export function* layersOf(family: Family, model: Dimensions): Generator<LayerSpec> {
-  yield { name: "model.embed_tokens", tensors: [vocabularyTable("model.embed_tokens", model)] };
+  const layer = (name: string, tensors: readonly TensorSpec[]) => ({ name, tensors: underAllNames(tensors, family) });
+  yield layer("model.embed_tokens", [vocabularyTable("model.embed_tokens", model)]);
   for (let index = 0; index < model.layerCount; index++) {
     const name = `${DECODER_LAYERS}${index}`;
-    yield { name, tensors: family.decoderLayer(model, `${name}.`, index) };
+    yield layer(name, family.decoderLayer(model, `${name}.`, index));
   }
-  yield { name: "model.norm", tensors: [norm("model.norm", model.hiddenSize)] };
-  if (!model.tied) yield { name: LM_HEAD, tensors: [vocabularyTable(LM_HEAD, model)] };
+  yield layer("model.norm", [norm("model.norm", model.hiddenSize)]);
+  if (!model.tied) yield layer(LM_HEAD, [vocabularyTable(LM_HEAD, model)]);
+}
+
+/** The sources of each part once more for every prefix that names on disk may have. */
+function underAllNames(tensors: readonly TensorSpec[], { prefixes = [] }: Family): readonly TensorSpec[] {
+  if (prefixes.length === 0) return tensors;
+  const renamed = (source: PartSource): PartSource[] =>
+    prefixes
+      .filter(({ plain }) => source.name.startsWith(plain))
+      .map(({ onDisk, plain }) => {
+        const rename = (name: string) => onDisk + name.slice(plain.length);
+        const { where } = source;
+        return {
+          ...source,
+          name: rename(source.name),
+          ...(where && { where: { ...where, name: rename(where.name) } }),
+        };
+      });
+  return tensors.map((tensor) => ({
+    ...tensor,
+    parts: tensor.parts.map((part) => ({
+      ...part,
+      sources: part.sources.flatMap((source) => [source, ...renamed(source)]),
+    })),
+  }));
+}
+
+function plainName(name: string, { prefixes = [] }: Family): string {
+  const prefix = prefixes.find(({ onDisk }) => name.startsWith(onDisk));
+  return prefix === undefined ? name : prefix.plain + name.slice(prefix.onDisk.length);
 }
 
 /** The rule by which a checkpoint tensor that no kernel tensor needs is skipped; null: no rule, it is unexpected. */
-export function skipReason(name: string, model: Dimensions): string | null {
+export function skipReason(name: string, family: Family, model: Dimensions): string | null {
   if (name.includes(".rotary_emb.")) return "rotary tables are computed, not loaded";
-  if (model.tied && name === `${LM_HEAD}.weight`) return "tied: model.embed_tokens.weight serves as the head";
-  const index = DECODER_LAYER.exec(name)?.[1];
+  const plain = plainName(name, family);
+  if (model.tied && plain === `${LM_HEAD}.weight`) return "tied: model.embed_tokens.weight serves as the head";
+  const index = DECODER_LAYER.exec(plain)?.[1];
   if (index !== undefined && Number(index) >= model.layerCount)
     return `layer ${index} lies past num_hidden_layers ${model.layerCount} (multi-token prediction)`;
-  return null;
+  return family.skip?.(name, model) ?? null;
 }
 
 const DECODER_LAYERS = "model.layers.";

@@ -10,8 +10,7 @@ export const llama: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix) =>
     denseLayer(model, prefix, {
-      attentionBias: biasPresence(readFlag(model.config, "attention_bias", false)),
+      attention: { bias: biasPresence(readFlag(model.config, "attention_bias", false)) },
       mlpBias: biasPresence(readFlag(model.config, "mlp_bias", false)),
-      headNorms: false,
     }),
 };

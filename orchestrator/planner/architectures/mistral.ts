@@ -8,9 +8,5 @@ export const mistral: Family = {
   modelTypes: ["mistral"],
   tiedByDefault: false,
   decoderLayer: (model, prefix) =>
-    denseLayer(model, prefix, {
-      attentionBias: "where_present",
-      mlpBias: "where_present",
-      headNorms: false,
-    }),
+    denseLayer(model, prefix, { attention: { bias: "where_present" }, mlpBias: "where_present" }),
 };

@@ -10,8 +10,7 @@ export const qwen3: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix) =>
     denseLayer(model, prefix, {
-      attentionBias: biasPresence(readFlag(model.config, "attention_bias", false)),
+      attention: { bias: biasPresence(readFlag(model.config, "attention_bias", false)), headNorms: true },
       mlpBias: "where_present",
-      headNorms: true,
     }),
 };
