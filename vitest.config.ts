@@ -1,5 +1,5 @@
-// `unit` needs no Redis that is shared and no build; `schedules` drives the whole protocol in a world of its own; `e2e` runs the
-// built program as processes.
+// `unit` needs no Redis that is shared and no build; `schedules` drives the whole protocol in a world of its own; `fuzz` hands the
+// checkpoint's readers a million inputs; `e2e` runs the built program as processes.
 
 import { defineConfig } from "vitest/config";
 
@@ -15,7 +15,7 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/e2e/**", "test/bench/**", "test/schedules/schedules.test.ts"],
+          exclude: ["test/e2e/**", "test/bench/**", "test/schedules/schedules.test.ts", "test/checkpoint/fuzz/**"],
           testTimeout: 15_000,
           hookTimeout: 15_000,
         },
@@ -23,6 +23,10 @@ export default defineConfig({
       {
         extends: true,
         test: { name: "schedules", include: ["test/schedules/schedules.test.ts"] },
+      },
+      {
+        extends: true,
+        test: { name: "fuzz", include: ["test/checkpoint/fuzz/*.test.ts"] },
       },
       {
         extends: true,

@@ -23,6 +23,7 @@ const STEPS = [
   { name: "unit", run: () => vitest("unit") },
   { name: "python", run: pythonTests },
   { name: "schedules", run: () => vitest("schedules") },
+  { name: "fuzz", run: () => vitest("fuzz") },
   { name: "e2e", run: () => vitest("e2e") },
 ];
 
