@@ -7,7 +7,12 @@ import type { Plan } from "../orchestrator/contract/plan.js";
 import { describeElement, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
 
 /** `what` is the work that failed, such as "layer model.layers.7". */
-export function explainNativeError(error: unknown, plan: Plan, resolved: ResolvedProgram, what: string): unknown {
+export function explainNativeError(
+  error: unknown,
+  plan: Pick<Plan, "layout">,
+  resolved: ResolvedProgram,
+  what: string,
+): unknown {
   if (!isNativeError(error)) return error;
   const file = resolved.program.files[error.details.file ?? -1]?.path ?? "a checkpoint file";
   switch (error.code) {
@@ -43,6 +48,18 @@ export function explainNativeError(error: unknown, plan: Plan, resolved: Resolve
         { tensor },
       );
     }
+    case "NATIVE_SCALES_DIFFER": {
+      const tensors = [error.details.slice, error.details.with].map(
+        (slice = 0) => describeElement(plan.layout, resolved, { slice, row: 0, col: 0 }).tensor,
+      );
+      return explained(
+        error,
+        "unsupported_recipe",
+        `${tensors.join(" and ")} differ, but what they belong to is fused into one kernel tensor, which has one scale, and ` +
+          "as-stored changes no code; submit with dtype bfloat16 and recipe fp8-tensor to quantize it again",
+        { tensors },
+      );
+    }
     case "NATIVE_OUT_OF_MEMORY":
     case "NATIVE_IO":
       return explainHostError(error, what);
@@ -73,7 +90,7 @@ export function explainHostError(error: unknown, what: string): unknown {
   );
 }
 
-function elementOf(error: NativeError, plan: Plan, resolved: ResolvedProgram) {
+function elementOf(error: NativeError, plan: Pick<Plan, "layout">, resolved: ResolvedProgram) {
   const { slice = 0, row = 0, col = 0 } = error.details;
   return describeElement(plan.layout, resolved, { slice, row, col });
 }

@@ -20,6 +20,7 @@ export async function joinFleet(rank: Rank): Promise<void> {
       rank: rank.rank,
       replicas: rank.replicas,
       tensorParallelSize: rank.tensorParallelSize,
+      expertParallel: rank.expertParallel,
       incarnation,
       host: rank.host,
       pid: process.pid,

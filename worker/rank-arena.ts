@@ -53,6 +53,8 @@ export interface RankArena {
 
 export interface RankArenaOptions {
   core: NativeCore;
+  /** Which rank of its replica: where experts do not divide evenly, ranks have arenas of different sizes. */
+  rank: number;
   directory: string;
   device: Device;
   /** Who holds device memory for it; null: live halves are files. */
@@ -83,7 +85,7 @@ export const HOST_FILES: Files = {
 const SCRATCH_BYTES = 512 * 2 ** 20;
 
 export async function openRankArena(options: RankArenaOptions): Promise<RankArena> {
-  const { core, directory, device, holders, poison, files } = options;
+  const { core, rank, directory, device, holders, poison, files } = options;
   // A header alone is no safetensors file, and its name says so.
   const ending = holders === null ? "safetensors" : "safetensors.header";
   const livePath = join(directory, `live.${ending}`);
@@ -114,7 +116,7 @@ export async function openRankArena(options: RankArenaOptions): Promise<RankAren
     if (next !== null) close(next);
     next = null;
     closeStaging();
-    const planned = layoutArena(layout);
+    const planned = layoutArena(layout, rank);
     const { headerBytes, dataBytes } = planned;
     const memory = holders === null ? null : await holders.hold(nextPath, dataBytes);
     const ipcHandle = memory?.ipcHandle ?? "";
@@ -187,7 +189,7 @@ function roomiest({ kind, freeBytes }: DeviceFacts, bytes: number): "device" | "
 
 /** The live file that an earlier process of this rank left, if it is what the control page says; else none. */
 async function attachStanding(
-  { core, device, holders, files, findLayout }: RankArenaOptions,
+  { core, rank, device, holders, files, findLayout }: RankArenaOptions,
   control: Control,
   path: string,
 ): Promise<StandingArena | null> {
@@ -202,7 +204,7 @@ async function attachStanding(
     if (holders !== null && memory?.ipcHandle !== page.ipcHandle) return null;
     const layout = await findLayout(page.layoutDigest);
     if (layout === null) return null;
-    const planned = layoutArena(layout);
+    const planned = layoutArena(layout, rank);
     const { headerBytes, dataBytes } = planned;
     const ipcHandle = memory?.ipcHandle ?? "";
     try {

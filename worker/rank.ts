@@ -37,6 +37,7 @@ export interface Rank {
   /** Of the whole fleet. */
   replicas: number;
   tensorParallelSize: number;
+  expertParallel: boolean;
   core: NativeCore;
   store: FleetStore;
   plans: PlanStore;

@@ -44,6 +44,7 @@ export interface WorkerOptions {
   replicas: number;
   rank: number;
   tensorParallelSize: number;
+  expertParallel: boolean;
   device: string;
   runDir: string;
   redisUrl: string;
@@ -116,7 +117,8 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const poison = process.env.LAYERCAST_POISON === "1";
   const plans = openPlanStore(redis);
   const place = openRankDevice(core, options.device, directory);
-  const arena = await openRankArena({ core, directory, ...place, poison, findLayout: plans.layout, files: HOST_FILES });
+  const findLayout = plans.layout;
+  const arena = await openRankArena({ core, rank, directory, ...place, poison, findLayout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
   const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
@@ -136,6 +138,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     device: options.device,
     replicas: options.replicas,
     tensorParallelSize: options.tensorParallelSize,
+    expertParallel: options.expertParallel,
     core,
     store,
     plans,

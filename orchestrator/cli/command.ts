@@ -2,7 +2,7 @@
 
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { ReloadView } from "../contract/reload.js";
 import { followReload, screenOf } from "./follow.js";
 import { reloadLines, reloadSentence } from "./format.js";
@@ -67,6 +67,11 @@ export async function finishReload(
 
 const followHint = (reload: ReloadView) =>
   `Follow it with \`layercast watch ${reload.reload_id}\`, stop it with \`layercast cancel ${reload.reload_id}\``;
+
+/** All workers of a fleet must be given it, or none. */
+export function expertParallelOption(): Option {
+  return new Option("--ep", "expert parallel: whole experts by rank, instead of a part of each on every rank");
+}
 
 /** A directory as this shell sees it -> the URI that the orchestrator reads; a URI stays as it is. */
 export function sourceUri(source: string): string {

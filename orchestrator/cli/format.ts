@@ -136,13 +136,15 @@ export function fleetLines(fleet: FleetView): string[] {
     rank.undo_weight_version ?? "-",
   ]);
   return [
-    `fleet ${fleet.fleet}: ${fleet.replicas} x ${fleet.tensor_parallel_size} ranks, weight version ` +
+    `fleet ${fleet.fleet}: ${fleet.replicas} x ${fleet.tensor_parallel_size} ranks${expertsWord(fleet)}, weight version ` +
       `${fleet.weight_version ?? "none"} (epoch ${fleet.epoch}), ${routable}${back}`,
     ...fleet.drained_replicas.map(({ replica, state }) => `replica ${replica} is drained: ${DRAINED_WORDS[state]}`),
     ...enginesLines(fleet),
     ...formatTable(["rank", "device", "host", ">pid", "state", "weights", "arena", ">generation", "undo"], rows),
   ];
 }
+
+const expertsWord = ({ expert_parallel: ep }: { expert_parallel: boolean }) => (ep ? ", expert parallel" : "");
 
 const DRAINED_WORDS = {
   out: "the others go on without it; start its workers again to bring it back",
@@ -190,11 +192,28 @@ export function planLines(plan: PlanView): string[] {
     formatBytes(rank.device_memory_bytes),
   ]);
   return [
-    `${plan.model_type}, tensor-parallel size ${plan.tensor_parallel_size}, recipe ${plan.recipe}: ` +
+    `${plan.model_type}, tensor-parallel size ${plan.tensor_parallel_size}${expertsWord(plan)}, recipe ${plan.recipe}: ` +
       `${plan.layers.length} layers in ${plan.jobs_per_rank} jobs a rank`,
     `layout ${plan.layout_digest}`,
     ...formatTable(["layer", ">job", ">kernel tensors", ">read", ">held"], layers),
     ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory", ">on a GPU"], ranks),
-    ...plan.skipped.map((tensor) => `skipped: ${tensor.name} (${tensor.reason})`),
+    ...skippedLines(plan.skipped),
   ];
 }
+
+/** A line a tensor while they are few; then one a reason, for a layer of experts has over a thousand. `--json` has them all. */
+function skippedLines(skipped: PlanView["skipped"]): string[] {
+  const byReason = new Map<string, string[]>();
+  for (const { name, reason } of skipped) {
+    const names = byReason.get(reason);
+    if (names === undefined) byReason.set(reason, [name]);
+    else names.push(name);
+  }
+  return [...byReason].flatMap(([reason, names]) =>
+    names.length <= NAMES_PRINTED
+      ? names.map((name) => `skipped: ${name} (${reason})`)
+      : [`skipped: ${names.length} tensors, from ${names[0]} to ${names.at(-1)} (${reason})`],
+  );
+}
+
+const NAMES_PRINTED = 10;

@@ -19,6 +19,8 @@ export interface LocalFleetOptions {
   fleet: string;
   replicas: number;
   tp: number;
+  /** Whole experts by rank. */
+  ep?: boolean;
   device: string;
   /** 0: any free one. */
   port: number;
@@ -162,7 +164,8 @@ function orchestratorArgs(options: LocalFleetOptions, port: number): string[] {
 function workerArgs(options: LocalFleetOptions, runDir: string, replica: number, rank: number): string[] {
   const place = ["--replica", String(replica), "--replicas", String(options.replicas), "--rank", String(rank)];
   const device = options.device === "cuda" ? `cuda:${replica * options.tp + rank}` : options.device;
-  const rest = ["--tp", String(options.tp), "--device", device, "--run-dir", runDir];
+  const size = ["--tp", String(options.tp), ...(options.ep === true ? ["--ep"] : [])];
+  const rest = [...size, "--device", device, "--run-dir", runDir];
   return ["worker", "--fleet", options.fleet, ...place, ...rest];
 }
 

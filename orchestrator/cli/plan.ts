@@ -5,6 +5,7 @@ import {
   addHttpOptions,
   type CommandContext,
   clientOf,
+  expertParallelOption,
   type HttpOptions,
   integerFrom,
   printAnswer,
@@ -16,6 +17,7 @@ import { dtypeOption, given, layersPerJobOption, recipeOption } from "./submit.j
 interface PlanOptions extends HttpOptions {
   source: string;
   tp?: number;
+  ep?: boolean;
   fleet?: string;
   recipe?: string;
   ignore?: string[];
@@ -29,7 +31,9 @@ export function addPlan(program: Command, context: CommandContext): void {
     .description("print the plan of a reload: layers, bytes, memory, skipped tensors")
     .requiredOption("--source <directory>", "the checkpoint")
     .option("--tp <number>", "tensor-parallel size", integerFrom(1, 1024))
-    .option("--fleet <name>", "take the tensor-parallel size from this fleet")
+    .addOption(expertParallelOption())
+    .option("--no-ep", "cut every expert, though the fleet's ranks hold whole ones")
+    .option("--fleet <name>", "take the tensor-parallel size, and --ep, from this fleet")
     .addOption(recipeOption())
     .option("--ignore <pattern...>", "checkpoint tensors that are not quantized")
     .addOption(dtypeOption())
@@ -37,7 +41,12 @@ export function addPlan(program: Command, context: CommandContext): void {
   addHttpOptions(command).action(async (options: PlanOptions) => {
     const plan = await clientOf(options, context.terminal).plan({
       source: { kind: "safetensors", uri: sourceUri(options.source) },
-      ...given<string | number>({ fleet: options.fleet, tensor_parallel_size: options.tp, dtype: options.dtype }),
+      ...given<string | number | boolean>({
+        fleet: options.fleet,
+        tensor_parallel_size: options.tp,
+        expert_parallel: options.ep,
+        dtype: options.dtype,
+      }),
       recipe: given<string | string[]>({ scheme: options.recipe, ignore: options.ignore }),
       policy: given({ layers_per_job: options.layersPerJob }),
     });

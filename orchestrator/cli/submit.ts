@@ -2,7 +2,7 @@
 
 import { type Command, Option } from "commander";
 import { REQUEST_DTYPES } from "../contract/dtype.js";
-import { SCHEME_NAMES } from "../contract/recipe.js";
+import { RECIPES } from "../contract/recipe.js";
 import {
   addHttpOptions,
   type CommandContext,
@@ -81,7 +81,7 @@ export function addSubmit(program: Command, context: CommandContext): void {
 }
 
 export function recipeOption(): Option {
-  return new Option("--recipe <scheme>", "how linear weights are quantized (default: none)").choices(SCHEME_NAMES);
+  return new Option("--recipe <scheme>", "how linear weights are quantized (default: none)").choices(RECIPES);
 }
 
 export function dtypeOption(): Option {

@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { FleetView } from "../contract/reload.js";
 import { humanLine } from "./child-log.js";
-import { type CommandContext, EXIT, integerFrom } from "./command.js";
+import { type CommandContext, EXIT, expertParallelOption, integerFrom } from "./command.js";
 import { readToken } from "./http-client.js";
 import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
 import type { Terminal } from "./terminal.js";
@@ -13,6 +13,7 @@ import { DEFAULT_RUN_DIR } from "./worker.js";
 interface UpOptions {
   replicas: number;
   tp: number;
+  ep?: true;
   device: string;
   fleet: string;
   port: number;
@@ -26,6 +27,7 @@ export function addUp(program: Command, context: CommandContext): void {
     .description("run Redis (unless REDIS_URL is set), an orchestrator and one worker a rank on this machine")
     .option("--replicas <number>", "replicas of the fleet", integerFrom(1, 1024), 1)
     .option("--tp <number>", "tensor-parallel size: ranks of a replica", integerFrom(1, 1024), 2)
+    .addOption(expertParallelOption())
     .option("--device <device>", "what the workers run on: cpu, cuda for a GPU each, or cuda:N for one of them", "cpu")
     .option("--fleet <name>", "the fleet", "default")
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
@@ -95,12 +97,13 @@ async function announce(fleet: LocalFleet, terminal: Terminal, log: UpLog, stopp
 function readyLines(fleet: LocalFleet, view: FleetView): string[] {
   const { url } = fleet.client;
   const devices = [...new Set(view.ranks.map((rank) => rank.device))].join(", ");
+  const size = `${view.replicas} x ${view.tensor_parallel_size} ranks${view.expert_parallel ? ", expert parallel," : ""}`;
   return [
     "",
     "Layercast is up.",
     `  API        ${url}  (try it: ${url}/docs)`,
     `  dashboard  ${url}/`,
-    `  fleet      ${view.fleet}: ${view.replicas} x ${view.tensor_parallel_size} ranks on ${devices}`,
+    `  fleet      ${view.fleet}: ${size} on ${devices}`,
     `  files      ${fleet.runDir}`,
     `  reload     npx layercast submit --url ${url} --source DIR --recipe fp8-channel`,
     "  stop       Ctrl-C",

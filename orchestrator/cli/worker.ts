@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { LOG_LEVELS, type LogLevel, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
-import { type CommandContext, integerFrom } from "./command.js";
+import { type CommandContext, expertParallelOption, integerFrom } from "./command.js";
 import { refusingWrongUse } from "./orchestrator.js";
 
 export interface WorkerCommandOptions {
@@ -13,6 +13,7 @@ export interface WorkerCommandOptions {
   replicas: number;
   rank: number;
   tp: number;
+  ep?: true;
   device: string;
   runDir: string;
   logLevel: LogLevel;
@@ -31,6 +32,7 @@ export function addWorker(program: Command, context: CommandContext): void {
     .option("--replicas <number>", "how many replicas the fleet has", size, 1)
     .requiredOption("--rank <number>", "which rank of the replica", number)
     .requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica", size)
+    .addOption(expertParallelOption())
     .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
     .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
@@ -38,8 +40,9 @@ export function addWorker(program: Command, context: CommandContext): void {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
         const redisUrl = requireRedisUrl(context.terminal.env);
-        const { tp, ...place } = options;
-        await runWorker({ ...place, tensorParallelSize: tp, runDir: resolve(options.runDir), redisUrl });
+        const { tp, ep = false, ...place } = options;
+        const runDir = resolve(options.runDir);
+        await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, runDir, redisUrl });
       });
     });
 }

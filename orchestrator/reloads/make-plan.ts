@@ -1,11 +1,13 @@
 // From a submission to the plan of its reload, and the jobs that its layers are grouped into.
 
 import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
+import { LayercastError } from "../contract/errors.js";
+import type { PlanRequest } from "../contract/reload.js";
 import { checkPlan } from "../planner/check-plan.js";
 import { AUTO_JOB_BYTES, groupLayers } from "../planner/group-layers.js";
 import { planReload } from "../planner/plan-reload.js";
 import type { LoadedPlan } from "./plan-store.js";
-import type { FleetState } from "./protocol/state.js";
+import { type FleetState, isExpertParallel } from "./protocol/state.js";
 import type { StoredRequest } from "./record-store.js";
 
 /** Reads the checkpoint's headers, plans, and checks the plan. Throws what makes the reload impossible. */
@@ -15,15 +17,37 @@ export async function makePlan(request: StoredRequest, state: FleetState, source
     table,
     config,
     tensorParallelSize: state.topology?.tensorParallelSize ?? 1,
+    expertParallel: isExpertParallel(state),
     scheme: request.recipe.scheme,
     ignore: request.recipe.ignore,
     dtype: request.dtype,
   });
   checkPlan(plan, table);
-  const layerJobs = groupLayers(plan, request.policy.layers_per_job, autoJobBytes(state));
   const { install, policy } = request;
-  const retry = { attempts: policy.attempts, backoffMs: policy.backoff_ms };
-  return { ...plan, layerJobs, allowNonFinite: install.allow_non_finite, stagingPlace: install.staging, retry };
+  return {
+    layout: plan.layout,
+    layoutDigest: plan.layoutDigest,
+    source: plan.source,
+    sourceDigest: plan.sourceDigest,
+    layerJobs: groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),
+    allowNonFinite: install.allow_non_finite,
+    stagingPlace: install.staging,
+    retry: { attempts: policy.attempts, backoffMs: policy.backoff_ms },
+  };
+}
+
+/** For how many ranks, and how experts go by them: as the request says, else as the fleet is. */
+export function plannedRanks(
+  request: Pick<PlanRequest, "tensor_parallel_size" | "expert_parallel">,
+  fleet: Pick<FleetState, "topology"> | null,
+): { tensorParallelSize: number; expertParallel: boolean } {
+  const tensorParallelSize = request.tensor_parallel_size ?? fleet?.topology?.tensorParallelSize;
+  if (tensorParallelSize === undefined)
+    throw new LayercastError("invalid_request", "give tensor_parallel_size, or a fleet whose ranks have registered");
+  return {
+    tensorParallelSize,
+    expertParallel: request.expert_parallel ?? (fleet !== null && isExpertParallel(fleet)),
+  };
 }
 
 export function autoJobBytes({ ranks }: Pick<FleetState, "ranks">): number {

@@ -6,7 +6,6 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
-import { LayercastError } from "../contract/errors.js";
 import type { PlanRequest, PlanView, ReloadView } from "../contract/reload.js";
 import { faultPoint } from "../fault-point.js";
 import { describePlan } from "../planner/describe-plan.js";
@@ -20,7 +19,7 @@ import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
 import { followEvents, openFollower } from "./follow-reload.js";
-import { autoJobBytes, makePlan } from "./make-plan.js";
+import { autoJobBytes, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
 import { isTerminal } from "./protocol/state.js";
@@ -153,16 +152,9 @@ async function listViews(deps: ReloadDeps, { fleet, state, limit, cursor }: Relo
 
 async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanView> {
   const fleet = request.fleet === undefined ? null : (await requireFleet(deps, request.fleet)).state;
-  const tensorParallelSize = request.tensor_parallel_size ?? fleet?.topology?.tensorParallelSize;
-  if (tensorParallelSize === undefined) {
-    throw new LayercastError(
-      "invalid_request",
-      "give tensor_parallel_size, or a fleet whose ranks have registered",
-      {},
-    );
-  }
+  const ranks = plannedRanks(request, fleet);
   const { table, config } = await readCheckpointTable(request.source.uri, { allowedRoots: deps.sourceRoots });
   const { recipe, dtype, policy } = request;
-  const plan = planReload({ table, config, tensorParallelSize, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
+  const plan = planReload({ table, config, ...ranks, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
   return describePlan(plan, policy.layers_per_job, autoJobBytes(fleet ?? { ranks: {} }));
 }

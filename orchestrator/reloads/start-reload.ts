@@ -2,10 +2,10 @@
 // does nothing that a second doing would spoil.
 
 import { LayercastError } from "../contract/errors.js";
-import type { Plan } from "../contract/plan.js";
 import { faultPoint } from "../fault-point.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
+import type { LoadedPlan } from "./plan-store.js";
 import { beginLoading } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState } from "./protocol/state.js";
 import type { StoredRequest } from "./record-store.js";
@@ -28,7 +28,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
 }
 
 /** Another layout moves the kernel tensors' addresses, so it must be asked for. */
-function requireLayout(state: FleetState, plan: Plan, { install }: StoredRequest): void {
+function requireLayout(state: FleetState, plan: LoadedPlan, { install }: StoredRequest): void {
   if (install.allow_new_layout) return;
   for (const rank of Object.values(state.ranks)) {
     const standing = rank.live.held?.layoutDigest;

@@ -1,6 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { fleetLines, formatBytes, formatMs, formatTable, reloadSentence } from "../../orchestrator/cli/format.js";
-import { COMMITTED, FAILED, FLEET, RANK, reloadView } from "./views.js";
+import {
+  fleetLines,
+  formatBytes,
+  formatMs,
+  formatTable,
+  planLines,
+  reloadSentence,
+} from "../../orchestrator/cli/format.js";
+import { COMMITTED, FAILED, FLEET, PLAN, RANK, reloadView } from "./views.js";
 
 describe("words for values", () => {
   it("give times in the unit that reads best", () => {
@@ -41,8 +48,20 @@ describe("words for values", () => {
     expect(fleetLines(FLEET)[0]).toBe(
       "fleet default: 1 x 2 ranks, weight version 120 (epoch 3), routable, can roll back to 119",
     );
+    expect(fleetLines({ ...FLEET, expert_parallel: true })[0]).toContain(": 1 x 2 ranks, expert parallel, weight");
     const torn = { ...FLEET, routable: false, not_routable_reason: "rank 1 is lost", can_roll_back: false };
     expect(fleetLines(torn)[0]).toMatch(/not routable: rank 1 is lost$/);
+  });
+
+  it("name each tensor that a plan skips while they are few, and how many when they are many", () => {
+    const layer = Array.from({ length: 1_500 }, (_, at) => ({ name: `model.layers.61.${at}`, reason: "layer 61" }));
+    const tied = { name: "lm_head.weight", reason: "tied" };
+    const lines = planLines({ ...PLAN, expert_parallel: true, skipped: [...layer, tied] });
+    expect(lines[0]).toContain("tensor-parallel size 16, expert parallel, recipe as-stored");
+    expect(lines.slice(-2)).toEqual([
+      "skipped: 1500 tensors, from model.layers.61.0 to model.layers.61.1499 (layer 61)",
+      "skipped: lm_head.weight (tied)",
+    ]);
   });
 
   it("say of a fleet which engines stand still and why, and which replicas it goes on without", () => {

@@ -156,6 +156,7 @@ describe("submit", () => {
     const plan = {
       model_type: "qwen3",
       tensor_parallel_size: 2,
+      expert_parallel: false,
       recipe: "none",
       layout_digest: "d",
       source_digest: "s",
@@ -192,6 +193,16 @@ describe("the other commands", () => {
       recipe: {},
       policy: { layers_per_job: "auto" },
     });
+    const experts = async (options: string) => {
+      await layercast(`plan --source /c --fleet f${options}`);
+      return asked.at(-1)?.body;
+    };
+    expect(await experts(" --ep --recipe as-stored")).toMatchObject({
+      expert_parallel: true,
+      recipe: { scheme: "as-stored" },
+    });
+    expect(await experts(" --no-ep")).toMatchObject({ fleet: "f", expert_parallel: false });
+    expect(await experts("")).not.toHaveProperty("expert_parallel");
   });
 
   it("send the token and take --url before LAYERCAST_URL", async () => {

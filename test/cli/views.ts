@@ -1,6 +1,6 @@
 // Answers of the API as the CLI's tests need them.
 
-import type { FleetView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
+import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
 
 export function rankProgress(rank: number, changes: Partial<RankProgress> = {}): RankProgress {
   return {
@@ -72,6 +72,7 @@ export const FLEET: FleetView = {
   fleet: "default",
   replicas: 1,
   tensor_parallel_size: 2,
+  expert_parallel: false,
   epoch: 3,
   weight_version: "120",
   previous_weight_version: "119",
@@ -106,4 +107,17 @@ export const RANK: FleetView["ranks"][number] = {
   arena_path: "/run/default/replica-0/rank-0/live.safetensors",
   control_path: "/run/default/replica-0/rank-0/control",
   undo_weight_version: "119",
+};
+
+export const PLAN: PlanView = {
+  model_type: "deepseek_v3",
+  tensor_parallel_size: 16,
+  expert_parallel: false,
+  recipe: "as-stored",
+  layout_digest: "d",
+  source_digest: "s",
+  layers: [],
+  ranks: [],
+  jobs_per_rank: 61,
+  skipped: [],
 };

@@ -6,7 +6,8 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Golden } from "../../orchestrator/cli/compare-tensors.js";
 import type { ErrorCode } from "../../orchestrator/contract/errors.js";
 import { type Cluster, checkpoint, clearFaults, startCluster } from "./cluster.js";
-import { copiedCheckpoint, editedCheckpoint, type Tensors } from "./edit-checkpoint.js";
+import { copiedCheckpoint, editedCheckpoint } from "./edit-checkpoint.js";
+import type { Tensors } from "./held-tensors.js";
 
 const RECIPE = { scheme: "fp8-channel" };
 const GATE = "model.layers.1.mlp.gate_proj.weight";

@@ -80,6 +80,7 @@ const POLL_MS = 10;
 
 export interface ClusterOptions {
   tp: number;
+  ep?: boolean;
   replicas?: number;
   fleet?: string;
   device?: string;
@@ -89,7 +90,7 @@ export interface ClusterOptions {
 }
 
 export async function startCluster(options: ClusterOptions): Promise<Cluster> {
-  const { tp, replicas = 1, fleet = "default", device = "cpu" } = options;
+  const { tp, ep = false, replicas = 1, fleet = "default", device = "cpu" } = options;
   const directory = mkdtempSync(join(tmpdir(), "layercast-e2e-"));
   const faults = join(directory, "faults");
   const sources = join(directory, "sources");
@@ -107,6 +108,7 @@ export async function startCluster(options: ClusterOptions): Promise<Cluster> {
     fleet,
     replicas,
     tp,
+    ep,
     device,
     port: 0,
     runDir: options.runDir ?? join(directory, "run"),

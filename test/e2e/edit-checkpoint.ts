@@ -3,10 +3,9 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { parseSafetensorsHeader } from "../../orchestrator/checkpoint/safetensors-header.js";
-import { isSourceDType } from "../../orchestrator/contract/dtype.js";
-import { type BuiltTensor, buildSafetensors } from "../checkpoint/build-safetensors.js";
+import { buildSafetensors } from "../checkpoint/build-safetensors.js";
 import { CHECKPOINTS, type Cluster } from "./cluster.js";
+import { readTensors, type Tensors } from "./held-tensors.js";
 
 export interface EditedCheckpoint {
   uri: string;
@@ -15,29 +14,27 @@ export interface EditedCheckpoint {
   fileOf(tensor: string): string;
 }
 
-export type Tensors = Map<string, BuiltTensor & { bytes: Uint8Array }>;
-
 let copies = 0;
 
-/** Copies tiny-qwen3 v2 as one file without an index, after `edit` has changed its tensors and its config. */
+/** Copies a fixture as one file without an index, after `edit` has changed its tensors and its config. */
 export function editedCheckpoint(
   cluster: Cluster,
   edit: (tensors: Tensors, config: Record<string, unknown>) => void,
+  [model, version]: readonly [model: string, version: string] = ["tiny-qwen3", "v2"],
 ): EditedCheckpoint {
-  const from = join(CHECKPOINTS, "tiny-qwen3", "v2");
-  const directory = newDirectory(cluster);
+  const from = join(CHECKPOINTS, model, version);
   const tensors: Tensors = new Map();
   for (const name of readdirSync(from).filter((file) => file.endsWith(".safetensors"))) {
-    const file = readFileSync(join(from, name));
-    const headerBytes = file.subarray(0, 8 + Number(file.readBigUInt64LE()));
-    for (const { name: tensor, dtype, shape, offset } of parseSafetensorsHeader(headerBytes, file.byteLength).tensors) {
-      if (!isSourceDType(dtype)) throw new Error(`${tensor} is ${dtype}`);
-      const bytes = Uint8Array.from(file.subarray(offset, offset + 2 * shape.reduce((a, b) => a * b, 1)));
-      tensors.set(tensor, { dtype, shape, bytes });
-    }
+    for (const [tensor, read] of readTensors(join(from, name))) tensors.set(tensor, read);
   }
   const config = JSON.parse(readFileSync(join(from, "config.json"), "utf8")) as Record<string, unknown>;
   edit(tensors, config);
+  return newCheckpoint(cluster, tensors, config);
+}
+
+/** One of the test's own making. */
+export function newCheckpoint(cluster: Cluster, tensors: Tensors, config: object): EditedCheckpoint {
+  const directory = newDirectory(cluster);
   writeFileSync(join(directory, "config.json"), JSON.stringify(config));
   const path = join(directory, "model.safetensors");
   writeFileSync(path, buildSafetensors(Object.fromEntries(tensors)));

@@ -83,6 +83,7 @@ export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
         ...place,
         replicas,
         tensorParallelSize,
+        expertParallel: false,
       };
       fleet.apply((draft, context) => register(draft, registration, context));
     },

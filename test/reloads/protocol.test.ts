@@ -1,6 +1,7 @@
 // The commit protocol's rules, each as a law over the pure transitions.
 
 import { describe, expect, it } from "vitest";
+import { rankKey } from "../../orchestrator/contract/jobs.js";
 import { nextStep } from "../../orchestrator/reloads/protocol/advance.js";
 import { leave, register } from "../../orchestrator/reloads/protocol/rank-transitions.js";
 import {
@@ -11,6 +12,7 @@ import {
   handInToken,
   markEnqueued,
 } from "../../orchestrator/reloads/protocol/reload-transitions.js";
+import { isExpertParallel } from "../../orchestrator/reloads/protocol/state.js";
 import { testFleet } from "./fleet.js";
 
 const ERROR = { code: "io_error", message: "no", retryable: false, details: {} } as const;
@@ -245,8 +247,29 @@ describe("P8: joining", () => {
     );
     fleet.expired.add("0.1").add("1.1");
     fleet.apply((draft, context) => register(draft, alone, context));
-    expect(fleet.state.topology).toEqual({ replicas: 1, tensorParallelSize: 4 });
+    expect(fleet.state.topology).toEqual({ replicas: 1, tensorParallelSize: 4, expertParallel: false });
     expect(Object.keys(fleet.state.ranks)).toEqual(["0/0"]);
+  });
+
+  it("whether experts are whole by rank is part of the topology; a document that does not say means they are cut", () => {
+    const fleet = testFleet();
+    const join = (rank: number, expertParallel: boolean) => () =>
+      fleet.apply((draft, context) => {
+        const place = { ...registration(), key: rankKey(0, rank), rank, incarnation: `${rank}.9` };
+        register(draft, { ...place, tensorParallelSize: 2, expertParallel }, context);
+      });
+    expect(isExpertParallel(fleet.state)).toBe(false);
+    expect(join(0, true)).toThrow(/2 ranks, experts cut; rank 0\/0 says 1 replicas of 2 ranks, expert parallel/);
+    if (fleet.state.topology !== null) delete fleet.state.topology.expertParallel;
+    expect(isExpertParallel(fleet.state)).toBe(false);
+    expect(join(0, true)).toThrow(/experts cut/);
+    expect(join(0, false)).not.toThrow();
+    for (const incarnation of ["0.9", "1.1"]) fleet.expired.add(incarnation);
+    join(0, true)();
+    expect(isExpertParallel(fleet.state)).toBe(true);
+    fleet.expired.clear();
+    expect(join(1, false)).toThrow(/2 ranks, expert parallel; rank 0\/1 says 1 replicas of 2 ranks, experts cut/);
+    expect(join(1, true)).not.toThrow();
   });
 });
 
@@ -320,6 +343,6 @@ describe("coalesce latest", () => {
 function registration() {
   const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
   const live = { state: "empty" as const, generation: 0, held: null };
-  const fleet = { replicas: 1, highestEpoch: 0 };
+  const fleet = { replicas: 1, expertParallel: false, highestEpoch: 0 };
   return { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.9", live, undo: null, ...place, ...fleet };
 }

@@ -130,7 +130,7 @@ describe("Redis in another life", () => {
     const empty: LiveArena = { state: "empty", generation: 0, held: null };
     const rank = { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.2", live: empty, undo: null, ...place };
     fleet.apply((draft, context) =>
-      register(draft, { ...rank, replicas: 1, tensorParallelSize: 1, highestEpoch: 7 }, context),
+      register(draft, { ...rank, replicas: 1, tensorParallelSize: 1, expertParallel: false, highestEpoch: 7 }, context),
     );
     fleet.submit("a");
     expect(fleet.active().epoch).toBe(8);

@@ -74,6 +74,7 @@ export const committedView = (fields: Partial<ReloadView> = {}): ReloadView =>
 export const planView: PlanView = {
   model_type: "qwen3",
   tensor_parallel_size: 2,
+  expert_parallel: false,
   recipe: "fp8-channel",
   layout_digest: "ab".repeat(32),
   source_digest: "cd".repeat(32),
@@ -116,6 +117,7 @@ export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   fleet: "default",
   replicas: 1,
   tensor_parallel_size: 2,
+  expert_parallel: false,
   epoch: 1,
   weight_version: "119",
   previous_weight_version: "118",

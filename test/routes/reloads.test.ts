@@ -285,6 +285,7 @@ it("plans with defaults, for a fleet or a tensor-parallel size", async () => {
     },
   });
   const answer = await post("/v1/plans", { source: SOURCE, tensor_parallel_size: 4 });
+  await post("/v1/plans", { source: SOURCE, fleet: "f", expert_parallel: true, recipe: { scheme: "as-stored" } });
   expect([answer.statusCode, answer.json()]).toEqual([200, planView]);
   expect(seen).toEqual([
     {
@@ -292,6 +293,14 @@ it("plans with defaults, for a fleet or a tensor-parallel size", async () => {
       tensor_parallel_size: 4,
       dtype: "auto",
       recipe: { scheme: "none", ignore: [] },
+      policy: { layers_per_job: "auto" },
+    },
+    {
+      source: SOURCE,
+      fleet: "f",
+      expert_parallel: true,
+      dtype: "auto",
+      recipe: { scheme: "as-stored", ignore: [] },
       policy: { layers_per_job: "auto" },
     },
   ]);

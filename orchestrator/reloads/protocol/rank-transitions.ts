@@ -12,19 +12,21 @@ import {
   type LiveArena,
   newFleet,
   type RankState,
+  type Topology,
 } from "./state.js";
 
 export type Registration = Omit<RankState, "redisRunId"> & {
   replicas: number;
   tensorParallelSize: number;
+  expertParallel: boolean;
   /** That it has ever worked for; lower ones it refuses. */
   highestEpoch: number;
 };
 
 /** A new incarnation of a rank; whatever was there before it is over. The fleet is not routable until it shows its weights (P8). */
 export function register(state: FleetState, registration: Registration, context: Context): void {
-  const { replicas, tensorParallelSize, highestEpoch, ...rank } = registration;
-  agreeOnTopology(state, rank.key, { replicas, tensorParallelSize }, context);
+  const { replicas, tensorParallelSize, expertParallel, highestEpoch, ...rank } = registration;
+  agreeOnTopology(state, rank.key, { replicas, tensorParallelSize, expertParallel }, context);
   const before = state.ranks[rank.key];
   const isNew = before?.incarnation !== rank.incarnation;
   if (before !== undefined && isNew) retire(state, before);
@@ -64,23 +66,17 @@ function recognize(state: FleetState, live: LiveArena, held: Held, now: number):
 }
 
 /** All ranks of a fleet name the same topology; another one is taken on only when nobody of the old one is left. */
-function agreeOnTopology(
-  state: FleetState,
-  joining: RankKey,
-  topology: NonNullable<FleetState["topology"]>,
-  context: Context,
-): void {
+function agreeOnTopology(state: FleetState, joining: RankKey, topology: Topology, context: Context): void {
   const known = state.topology;
-  const same = known?.replicas === topology.replicas && known.tensorParallelSize === topology.tensorParallelSize;
-  if (known !== null && !same) {
+  if (known !== null && !isSame(known, topology)) {
     const others = Object.values(state.ranks).filter(
       (rank) => rank.key !== joining && context.leaseValid(rank.key, rank.incarnation),
     );
     if (others.length > 0) {
       throw new LayercastError(
         "invalid_request",
-        `fleet ${state.fleet} has ${known.replicas} replicas of ${known.tensorParallelSize} ranks; rank ${joining} says ` +
-          `${topology.replicas} of ${topology.tensorParallelSize}. Stop the fleet's workers first, or use another fleet name`,
+        `fleet ${state.fleet} has ${inWords(known)}; rank ${joining} says ${inWords(topology)}. ` +
+          "Stop the fleet's workers first, or use another fleet name",
         { fleet: known, rank: topology },
       );
     }
@@ -92,6 +88,19 @@ function agreeOnTopology(
     state.torn = fresh.torn;
   }
   state.topology = topology;
+}
+
+function isSame(known: Topology, topology: Topology): boolean {
+  const { replicas, tensorParallelSize, expertParallel = false } = known;
+  return (
+    replicas === topology.replicas &&
+    tensorParallelSize === topology.tensorParallelSize &&
+    expertParallel === topology.expertParallel
+  );
+}
+
+function inWords({ replicas, tensorParallelSize, expertParallel = false }: Topology): string {
+  return `${replicas} replicas of ${tensorParallelSize} ranks, ${expertParallel ? "expert parallel" : "experts cut"}`;
 }
 
 function retire(state: FleetState, rank: RankState): void {

@@ -135,6 +135,14 @@ export interface ReloadRecord {
   times: ReloadTimes;
 }
 
+/** What all ranks of a fleet must say alike. */
+export interface Topology {
+  replicas: number;
+  tensorParallelSize: number;
+  /** Whole experts by rank, none of them cut. A document of an earlier version does not say: false. */
+  expertParallel?: boolean;
+}
+
 export interface FleetState {
   fleet: string;
   /** Counts writes of this document; compare-and-set goes by it. */
@@ -146,7 +154,7 @@ export interface FleetState {
   /** Counts submissions. */
   sequence: number;
   /** Known once the first rank has registered. */
-  topology: { replicas: number; tensorParallelSize: number } | null;
+  topology: Topology | null;
   ranks: Record<RankKey, RankState>;
   /** Replicas that the others do not wait for; `joining` once a rank of it has come anew. */
   drained: Record<number, "out" | "joining">;
@@ -217,6 +225,10 @@ export function replicasOf({ topology }: FleetState): number[] {
 
 export function ranksOfReplica({ topology }: FleetState, replica: number): RankKey[] {
   return Array.from({ length: topology?.tensorParallelSize ?? 0 }, (_, rank) => rankKey(replica, rank));
+}
+
+export function isExpertParallel({ topology }: Pick<FleetState, "topology">): boolean {
+  return topology?.expertParallel ?? false;
 }
 
 /** Expected ranks that are not there. */

@@ -14,10 +14,13 @@ PAGE = struct.Struct("<8sIIQQ16s32s64s64s128sQII16s64sQQ")
 ELEMENT_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
 LIVE, SWAPPING = 1, 2
 
-# What these tests' arenas hold unless told otherwise: sizes that need pads, a scalar, every dtype.
+# What these tests' arenas hold unless told otherwise: sizes that need pads, a scalar, every dtype, experts, and a rank without any.
 TENSORS = {
     "norm.weight": ("BF16", [5]),
     "qkv_proj.weight": ("F8_E4M3", [16, 32]),
+    "experts.w13_weight": ("F8_E4M3", [3, 4, 32]),
+    "experts.w13_weight_scale": ("F32", [3, 4, 1]),
+    "experts.none_here": ("BF16", [0, 4, 32]),
     "qkv_proj.weight_scale": ("F32", [16, 1]),
     "attn.k_scale": ("F32", []),
     "half": ("F16", [3, 2]),

@@ -34,6 +34,8 @@ class CpuTensors(ArenaTest):
             {
                 "norm.weight": (torch.bfloat16, (5,), "cpu"),
                 "qkv_proj.weight_scale": (torch.float32, (16, 1), "cpu"),
+                "experts.w13_weight_scale": (torch.float32, (3, 4, 1), "cpu"),
+                "experts.none_here": (torch.bfloat16, (0, 4, 32), "cpu"),
                 "attn.k_scale": (torch.float32, (), "cpu"),
                 "half": (torch.float16, (3, 2), "cpu"),
             },
@@ -74,6 +76,9 @@ class Float8Tensors(ArenaTest):
         codes = self.attach().tensors()["qkv_proj.weight"]
         self.assertEqual((codes.dtype, tuple(codes.shape)), (torch.float8_e4m3fn, (16, 32)))
         self.assertEqual(set(codes.float().flatten().tolist()), {1.875})
+        experts = self.attach().tensors()["experts.w13_weight"]
+        self.assertEqual((experts.dtype, tuple(experts.shape)), (torch.float8_e4m3fn, (3, 4, 32)))
+        self.assertEqual(experts[2].float()[0, 0].item(), 1.875)
 
 
 @unittest.skipIf(HAS_FLOAT8, "torch with float8_e4m3fn is installed")

@@ -1,0 +1,64 @@
+// A plan comes back from Redis as it went there, and takes little room.
+
+import type { Redis } from "ioredis";
+import { describe, expect, it } from "vitest";
+import { KEYS } from "../../orchestrator/contract/jobs.js";
+import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { type LoadedPlan, openPlanStore } from "../../orchestrator/reloads/plan-store.js";
+import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";
+import { usePrivateRedis } from "../private-redis.js";
+
+let redis: Redis;
+usePrivateRedis("plans", (opened) => {
+  redis = opened;
+});
+
+const fields = { ...LLAMA, num_hidden_layers: 50 };
+const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
+const ranks = { tensorParallelSize: 2, expertParallel: false };
+const { layout, layoutDigest, source, sourceDigest } = planReload({
+  ...{ table, config, ...ranks },
+  ...{ scheme: "fp8-channel", ignore: [], dtype: "auto" },
+});
+const plan: LoadedPlan = {
+  ...{ layout, layoutDigest, source, sourceDigest },
+  ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
+};
+
+describe("the plan store", () => {
+  it("gives another process what was saved", async () => {
+    await openPlanStore(redis).save("r1", plan);
+    const other = openPlanStore(redis);
+    expect(await other.load("r1")).toEqual(plan);
+    expect(await other.layout(layoutDigest)).toEqual(layout);
+    expect(await other.layout("unknown")).toBeNull();
+  });
+
+  it("keeps a layout once for all its reloads, for as long as any may name it", async () => {
+    const store = openPlanStore(redis);
+    await store.save("r1", plan);
+    const first = await redis.getBuffer(KEYS.layout(layoutDigest));
+    await store.save("r2", plan);
+    expect(await redis.getBuffer(KEYS.layout(layoutDigest))).toEqual(first);
+    await redis.flushall(); // another life: what this process knows is not what Redis has
+    await store.save("r3", plan);
+    expect(await openPlanStore(redis).load("r3")).toEqual(plan);
+  });
+
+  it("takes a tenth of the JSON's room", async () => {
+    await openPlanStore(redis).save("r1", plan);
+    const stored = await Promise.all([redis.strlen(KEYS.layout(layoutDigest)), redis.strlen(KEYS.source("r1"))]);
+    const bytes = stored.reduce((sum, size) => sum + size, 0);
+    expect(bytes).toBeLessThan((JSON.stringify(layout).length + JSON.stringify(source).length) / 10);
+    expect(await redis.hget(KEYS.reload("r1"), "plan")).not.toContain("model.layers");
+  });
+
+  it("takes what an earlier version stored for nothing: the checkpoint is to be submitted again", async () => {
+    const store = openPlanStore(redis);
+    await store.save("r1", plan);
+    for (const key of [KEYS.layout(layoutDigest), KEYS.source("r1")]) await redis.set(key, "{}");
+    expect(await openPlanStore(redis).layout(layoutDigest)).toBeNull();
+    await expect(openPlanStore(redis).load("r1")).rejects.toMatchObject({ code: "source_gone" });
+    await expect(openPlanStore(redis).load("r2")).rejects.toMatchObject({ code: "source_gone" });
+  });
+});
