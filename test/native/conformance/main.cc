@@ -63,6 +63,7 @@ const Backend& backend_of(const std::string& name) {
 void check_all(const Subject& subject, const Options& options, Score& score) {
   check_conversions(subject, options, score);
   check_recipes(subject, options, score);
+  check_derived(subject, score);
   check_fetching(subject, score);
   check_runs(subject, score);
   check_memory(subject, score);

@@ -78,6 +78,7 @@ class OpenHalf {
 // One file, one part of the suite.
 void check_recipes(const Subject& subject, const Options& options, Score& score);
 void check_conversions(const Subject& subject, const Options& options, Score& score);
+void check_derived(const Subject& subject, Score& score);
 void check_fetching(const Subject& subject, Score& score);
 void check_runs(const Subject& subject, Score& score);
 void check_memory(const Subject& subject, Score& score);
