@@ -9,7 +9,7 @@ import type { ArenaLayout, ArenaTensor, KernelTensor, Part, Plan, PlanLayer } fr
 import { SCHEMES } from "../contract/recipe.js";
 import { isTransposed } from "./check-windows.js";
 import { replicasOf } from "./cut-part.js";
-import { type Places, placesOf } from "./layer-geometry.js";
+import { type Places, placesOf, reusedTables } from "./layer-geometry.js";
 import { planFault } from "./plan-fault.js";
 import { AGREEMENT, DERIVED, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
 import { resolveOnce } from "./resolve.js";
@@ -19,13 +19,14 @@ export function checkPrograms(plan: Plan, arenas: readonly ArenaLayout[]): void 
   const known = new Map([...new Set(arenas)].map((arena) => [arena, placesOf(arena)]));
   const places = arenas.map((arena): Places => known.get(arena) ?? new Map());
   const stored = storedOf(plan);
+  const tables = reusedTables();
   plan.layout.layers.forEach((layer, index) => {
     for (const phase of ["layer", "finalize"] as const) {
       const kernels = layer.kernelTensors.filter((kernel) => kernel.phase === phase);
       const loaded = kernels.filter(({ derived }) => derived === null);
       const taken = loaded.map((kernel) => nothingTaken(kernel, plan.layout.tensorParallelSize));
       places.forEach((ofRank, rank) => {
-        const program = resolveOnce(plan, ofRank, index, { rank, phase });
+        const program = resolveOnce(plan, ofRank, index, { rank, phase }, tables);
         checkProgram(stored, taken, program, ofRank);
         checkDerived(layer, kernels, program, ofRank);
       });

@@ -40,53 +40,74 @@ export function widthOf(shape: readonly number[]): number {
 
 export function checkWindows(plan: Plan, table: CheckpointTable): void {
   const { checkpointTensors, layers } = plan.layout;
-  const tensors = checkpointTensors.map((): TensorUse => ({ windows: [], isScale: false, mayBeShared: true }));
+  const uses: Uses = {
+    whole: new Uint32Array(checkpointTensors.length),
+    windows: new Map(),
+    asScales: new Uint8Array(checkpointTensors.length),
+    unshared: new Uint8Array(checkpointTensors.length),
+  };
   for (const { kernelTensors } of layers)
-    for (const kernel of kernelTensors) for (const part of kernel.parts) useTensors(plan, kernel, part, tensors);
-  checkpointTensors.forEach(({ name, shape }, index) => {
-    const use = tensors[index];
-    if (use === undefined || use.isScale === use.windows.length > 0)
-      throw planFault(`${name} is listed but not used, or both as values and as scales of others`, { tensor: name });
-    if (!use.isScale) checkWhole(name, shape, use);
+    for (const kernel of kernelTensors) for (const part of kernel.parts) useTensors(plan, kernel, part, uses);
+  checkpointTensors.forEach((tensor, index) => {
+    checkUse(tensor, index, uses);
   });
   checkAccounted(plan, table);
 }
 
-interface TensorUse {
-  windows: Window[];
-  /** Its values are scales by which codes are made values. */
-  isScale: boolean;
-  /** Each user takes one number of it. */
-  mayBeShared: boolean;
+/** By index in Layout.checkpointTensors. */
+interface Uses {
+  /** Times that all of it is one part. */
+  whole: Uint32Array;
+  /** What else of it is used: of most tensors nothing. */
+  windows: Map<number, Window[]>;
+  /** 1: its values are scales by which codes are made values. */
+  asScales: Uint8Array;
+  /** 1: a number of it that serves two would be a mistake. */
+  unshared: Uint8Array;
 }
 
-function useTensors({ layout }: Plan, kernel: KernelTensor, part: Part, uses: TensorUse[]): void {
+function useTensors({ layout }: Plan, kernel: KernelTensor, part: Part, uses: Uses): void {
+  // A scale of the key/value cache may serve k and v, and a scale of codes all that are fused with them on disk.
+  const mayBeShared = kernel.phase === "finalize" || kernel.mustAgree;
   for (let matrix = 0; matrix < part.tensors.length; matrix++) {
     const index = part.tensors[matrix] ?? -1;
-    const use = uses[index];
     const tensor = layout.checkpointTensors[index];
     const window = tensor === undefined ? null : windowOf(part, matrix, tensor.shape);
-    if (use === undefined || tensor === undefined || window === null)
+    if (tensor === undefined || window === null)
       throw planFault(
         `${tensor?.name} of shape [${tensor?.shape}] is planned as ${part.rows} × ${part.cols} for ${kernel.name}`,
         { tensor: tensor?.name },
       );
-    use.windows.push(window);
-    // A scale of the key/value cache may serve k and v, and a scale of codes all that are fused with them on disk.
-    use.mayBeShared &&= kernel.phase === "finalize" || kernel.mustAgree;
+    if (window.rows * window.cols === elementCount(tensor.shape)) uses.whole[index] = (uses.whole[index] ?? 0) + 1;
+    else addWindow(uses.windows, index, window);
+    if (!mayBeShared) uses.unshared[index] = 1;
   }
-  for (const index of part.scales?.tensors ?? []) {
-    const use = uses[index];
-    if (use === undefined) throw planFault(`${kernel.name} has scales from nowhere`, { kernel_tensor: kernel.name });
-    use.isScale = true;
-  }
+  for (const index of part.scales?.tensors ?? []) uses.asScales[index] = 1;
+}
+
+function addWindow(windows: Uses["windows"], index: number, window: Window): void {
+  const known = windows.get(index);
+  if (known === undefined) windows.set(index, [window]);
+  else known.push(window);
+}
+
+function checkUse({ name, shape }: { name: string; shape: number[] }, index: number, uses: Uses): void {
+  const whole = uses.whole[index] ?? 0;
+  const windows = uses.windows.get(index) ?? null;
+  const mayBeShared = uses.unshared[index] === 0;
+  if ((uses.asScales[index] === 1) === (whole > 0 || windows !== null))
+    throw planFault(`${name} is listed but not used, or both as values and as scales of others`, { tensor: name });
+  const isOneNumber = mayBeShared && elementCount(shape) === 1;
+  if (whole > 1 ? !isOneNumber : whole === 1 && windows !== null)
+    throw planFault(`${name} is used twice`, { tensor: name });
+  if (windows !== null) checkWhole(name, shape, windows, mayBeShared);
 }
 
 /** Bands of rows, one below the other, each filled by windows side by side. */
-function checkWhole(name: string, shape: readonly number[], { windows, mayBeShared }: TensorUse): void {
+function checkWhole(name: string, shape: readonly number[], windows: Window[], mayBeShared: boolean): void {
   const width = widthOf(shape);
   const height = elementCount(shape) / width;
-  const ordered = windows.length === 1 ? windows : windows.toSorted((a, b) => a.row - b.row || a.col - b.col);
+  const ordered = windows.toSorted((a, b) => a.row - b.row || a.col - b.col);
   let band: Window = { row: 0, rows: 0, col: 0, cols: width };
   for (const window of ordered) {
     const end = band.col + band.cols;
@@ -113,13 +134,13 @@ function isSameNumber(one: Window, other: Window): boolean {
 
 /** Used or skipped, one of the two and once, whatever the checkpoint has. */
 function checkAccounted({ layout, skipped }: Plan, table: CheckpointTable): void {
-  const accounted = new Set(skipped.map(({ name }) => name));
-  for (const { name } of layout.checkpointTensors) {
+  const accounted = new Set<string>();
+  for (const { name } of [...skipped, ...layout.checkpointTensors]) {
     if (accounted.has(name)) throw planFault(`${name} is used and skipped, or listed twice`, { tensor: name });
+    if (!table.tensors.has(name)) throw planFault(`${name} is not in the checkpoint`, { tensor: name });
     accounted.add(name);
   }
-  for (const name of table.tensors.keys()) {
-    if (!accounted.delete(name)) throw planFault(`${name} is neither used nor skipped`, { tensor: name });
-  }
-  for (const name of accounted) throw planFault(`${name} is not in the checkpoint`, { tensor: name });
+  if (accounted.size === table.tensors.size) return;
+  for (const name of table.tensors.keys())
+    if (!accounted.has(name)) throw planFault(`${name} is neither used nor skipped`, { tensor: name });
 }

@@ -42,6 +42,6 @@ function describeRanks({ layout }: Plan, readBytes: readonly number[][]): PlanVi
     held_bytes: layout.layers.reduce((sum, layer) => sum + heldBytesOf(layout, layer, rank), 0),
     arena_bytes: arenaFileBytes(arena),
     peak_memory_bytes: estimatePeakBytes(layout, arena),
-    device_memory_bytes: estimateDeviceBytes(arena),
+    device_memory_bytes: estimateDeviceBytes(layout, arena),
   }));
 }

@@ -23,6 +23,24 @@ export interface Geometry {
   spans: Span[];
 }
 
+/** Gives a table with room for so many rows; what is in them does not matter, every field is written. */
+export type NewTable = (table: keyof typeof WIDTHS, rows: number) => Float64Array;
+
+const newTable: NewTable = (table, rows) => new Float64Array(rows * WIDTHS[table]);
+
+/** Gives the same memory each time, for one who is done with a geometry before the next is made. */
+export function reusedTables(): NewTable {
+  const largest = new Map<string, Float64Array>();
+  return (table, rows) => {
+    const length = rows * WIDTHS[table];
+    const known = largest.get(table);
+    if (known !== undefined && known.length >= length) return known.subarray(0, length);
+    const grown = new Float64Array(length);
+    largest.set(table, grown);
+    return grown;
+  };
+}
+
 /** Kernel tensor or scale name -> its place in the arena. */
 export type Places = ReadonlyMap<string, ArenaTensor>;
 
@@ -44,6 +62,7 @@ export function layerGeometry(
   places: Places,
   layer: number,
   { rank, phase }: { rank: number; phase: KernelTensor["phase"] },
+  tables: NewTable = newTable,
 ): Geometry {
   const ranks = layout.tensorParallelSize;
   const planLayer = layout.layers[layer];
@@ -57,7 +76,7 @@ export function layerGeometry(
       const zeroRows = cuts.reduce((sum, cut) => sum + cut.zeroRows, 0);
       return { kernel, cuts, zeroRows, ...matricesOf(kernel, rank, ranks) };
     });
-  const geometry = emptyGeometry(loaded);
+  const geometry = emptyGeometry(loaded, tables);
   const next: Filled = { ops: 0, slices: 0, scales: 0, agreements: 0 };
   for (const cut of loaded) putKernel(geometry, next, cut, places);
   geometry.derived = derivedTable(kernels, planLayer, places);
@@ -74,7 +93,7 @@ export function layerGeometry(
 type Filled = Record<"ops" | "slices" | "scales" | "agreements", number>;
 
 /** Tables with room for these kernel tensors. */
-function emptyGeometry(kernels: readonly CutKernel[]): Geometry {
+function emptyGeometry(kernels: readonly CutKernel[], tables: NewTable): Geometry {
   const rows: Filled = { ops: 0, slices: 0, scales: 0, agreements: 0 };
   for (const { kernel, cuts, count } of kernels) {
     rows.ops += count;
@@ -83,10 +102,10 @@ function emptyGeometry(kernels: readonly CutKernel[]): Geometry {
     if (kernel.mustAgree) rows.agreements += count * (cuts.length - 1);
   }
   return {
-    ops: new Float64Array(rows.ops * WIDTHS.ops),
-    slices: new Float64Array(rows.slices * WIDTHS.slices),
-    scales: new Float64Array(rows.scales * WIDTHS.scales),
-    agreements: new Float64Array(rows.agreements * WIDTHS.agreements),
+    ops: tables("ops", rows.ops),
+    slices: tables("slices", rows.slices),
+    scales: tables("scales", rows.scales),
+    agreements: tables("agreements", rows.agreements),
     derived: new Float64Array(0),
     spans: [],
   };

@@ -71,7 +71,7 @@ function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean)
   if (spec.derived !== undefined) return { spec, parts: [], dtype: null };
   const sources = spec.parts.map((part) => chooseSource(part, spec, search.table));
   if (sources.every((source) => source === null) && spec.presence !== "required")
-    return spec.presence === "attention_scale" ? { spec, parts: [], dtype: null } : null;
+    return spec.presence === "attention_scale" ? { spec: { ...spec, parts: [] }, parts: [], dtype: null } : null;
   const parts: MatchedPart[] = [];
   spec.parts.forEach((part, index) => {
     const source = sources[index] ?? part.sources[0];
@@ -99,7 +99,7 @@ function chooseSource(part: PartSpec, spec: TensorSpec, table: CheckpointTable):
 
 /** A tensor that the source names: of one an expert, the first that is there. */
 function anyOf(source: PartSource, { experts }: TensorSpec, table: CheckpointTable): CheckpointTensor | null {
-  const [before, after] = splitAtExpert(source);
+  const [before, after] = experts === undefined ? [] : splitAtExpert(source);
   if (after === undefined) return table.tensors.get(source.name) ?? null;
   // A config may promise any number of experts too.
   const most = Math.min(experts ?? 1, table.tensors.size);
@@ -117,7 +117,7 @@ function holdsWhere({ where }: PartSource, table: CheckpointTable): boolean {
 /** One tensor a matrix, each of a shape that the source allows; null when some are missing, which are then named. */
 function takeTensors(source: PartSource, part: PartSpec, spec: TensorSpec, search: Search): CheckpointTensor[] | null {
   const count = spec.experts ?? 1;
-  const [before, after] = splitAtExpert(source);
+  const [before, after] = spec.experts === undefined ? [] : splitAtExpert(source);
   if (after === undefined) {
     const tensor = takeTensor(source.name, source, part, search);
     return tensor === null ? null : new Array<CheckpointTensor>(count).fill(tensor);

@@ -4,7 +4,13 @@
 
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "../checkpoint/model-config.js";
-import { REQUEST_DTYPES, type RequestDType, type SourceDType, type StoredDType } from "../contract/dtype.js";
+import {
+  type DType,
+  REQUEST_DTYPES,
+  type RequestDType,
+  type SourceDType,
+  type StoredDType,
+} from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type {
   CheckpointFile,
@@ -118,13 +124,12 @@ function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor 
   const ranks = settings.tensorParallelSize;
   const byRank = spec.experts !== undefined && settings.expertParallel;
   if (!byRank) for (const part of matched.parts) checkDivides(part, ranks);
-  const values = valuesOf(matched, settings);
-  const parts = matched.parts.map((part) => partOf(part, byRank, values.isDequantized, settings));
+  const { scheme, dtype, roundTo } = valuesOf(matched, settings);
+  const parts = matched.parts.map((part) => partOf(part, byRank, settings));
   const cuts = parts.map((part) => cutPart(part, 0, ranks));
   const rows = cuts.reduce((sum, cut) => sum + cut.rows + cut.zeroRows, 0);
   const cols = cuts[0]?.cols ?? 1;
   const isVector = matched.parts[0]?.tensors[0]?.shape.length === 1;
-  const { scheme, dtype, roundTo } = values;
   const { scaleSuffix, scaleShape } = SCHEMES[scheme];
   const shapeOfScales = scaleShape(rows, cols, spec.experts !== undefined);
   return {
@@ -147,26 +152,22 @@ function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor 
 }
 
 /** What becomes of a tensor's values: quantized, held in a dtype, or codes that stay. */
-function valuesOf(matched: MatchedTensor, settings: Settings): Values {
+function valuesOf(
+  matched: MatchedTensor,
+  settings: Settings,
+): { scheme: Scheme; dtype: DType; roundTo: SourceDType | null } {
   const { spec, dtype: stored } = matched;
   const isLeft = isIgnored(matched, settings.ignored);
   if (stored === null) throw new LayercastError("internal", `${spec.name} has no parts and no value.`);
   // What goes straight to F32 is not rounded to anything first; what is rounded from is no part of the layout.
-  if (spec.straightToF32 === true) return { scheme: "none", dtype: "F32", roundTo: null, isDequantized: false };
-  if (isKept(matched, settings)) return { scheme: "none", dtype: "F8_E4M3", roundTo: null, isDequantized: false };
+  if (spec.straightToF32 === true) return { scheme: "none", dtype: "F32", roundTo: null };
+  if (isKept(matched, settings)) return { scheme: "none", dtype: "F8_E4M3", roundTo: null };
   if (stored === "F8_E4M3" && settings.roundTo === null) throw needsDType(matched);
-  const held = settings.roundTo ?? (stored as SourceDType);
-  const isDequantized = stored === "F8_E4M3";
   const { recipe } = settings;
+  const held = settings.roundTo ?? (stored as SourceDType);
   const scheme = recipe === "as-stored" || !spec.quantized || isLeft ? "none" : recipe;
   // roundTo also where the checkpoint has this dtype already: what it is rounded from must not be part of the layout.
-  return { scheme, dtype: scheme === "none" ? held : "F8_E4M3", roundTo: held, isDequantized };
-}
-
-interface Values extends Pick<KernelTensor, "dtype" | "roundTo"> {
-  scheme: Scheme;
-  /** FP8 codes on disk that become values first. */
-  isDequantized: boolean;
+  return { scheme, dtype: scheme === "none" ? held : "F8_E4M3", roundTo: held };
 }
 
 /** Codes that stay what they are. */
@@ -182,7 +183,7 @@ function attentionScale({ spec, parts }: MatchedTensor, settings: Settings): Ker
     shape: [],
     rows: 1,
     cols: 1,
-    parts: parts.map((part) => partOf(part, false, false, settings)),
+    parts: parts.map((part) => partOf(part, false, settings)),
     experts: null,
     derived: null,
     scheme: "none",
@@ -213,6 +214,7 @@ function derivedTensor(
   const { scheme, scale } = kept ?? { scheme: from.scheme, scale: from.scale?.name ?? null };
   return {
     name: spec.name,
+    // Codes that are kept never were anything else.
     dtype: from.roundTo ?? settings.roundTo ?? settings.configDType,
     shape: transposed ? [heads, cols, rows] : [heads, rows, cols],
     rows,
@@ -231,16 +233,15 @@ function derivedTensor(
 }
 
 /** `isWhole`: no rank cuts it. */
-function partOf(matched: MatchedPart, isWhole: boolean, isDequantized: boolean, settings: Settings): Part {
-  const { spec, source, tensors, scales } = matched;
-  const { indexOf } = settings;
+function partOf({ spec, source, tensors, scales }: MatchedPart, isWhole: boolean, settings: Settings): Part {
+  const { recipe, indexOf } = settings;
   const { rows, cols } = spec;
   const rowStride = source.view?.rowStride ?? cols;
   const colStride = source.view?.colStride ?? 1;
   const first = source.view?.first ?? 0;
   const isStacked = tensors.length > 1 && tensors[0] === tensors[1];
   const expertStride = isStacked ? (source.view?.expertStride ?? rows * cols) : 0;
-  const codes = tensors[0];
+  const codes = recipe === "as-stored" || scales === null ? undefined : tensors[0];
   return {
     tensors: tensors.map(indexOf),
     firsts: tensors.map((_, matrix) => first + matrix * expertStride),
@@ -250,9 +251,9 @@ function partOf(matched: MatchedPart, isWhole: boolean, isDequantized: boolean, 
     colStride,
     rule: isWhole ? { kind: "replicate" } : spec.rule,
     scales:
-      isDequantized && codes !== undefined && scales !== null
-        ? dequantizing(scales, codes, originInMatrix(source, codes), indexOf)
-        : null,
+      codes === undefined || scales === null
+        ? null
+        : dequantizing(scales, codes, originInMatrix(source, codes), indexOf),
   };
 }
 

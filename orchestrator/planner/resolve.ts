@@ -6,7 +6,7 @@ import type { LayerProgram, ProgramFile, Span } from "../../native/native.js";
 import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
-import { type Geometry, layerGeometry, type Places, placesOf } from "./layer-geometry.js";
+import { type Geometry, layerGeometry, type NewTable, type Places, placesOf } from "./layer-geometry.js";
 import { AGREEMENT, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
 
 export interface ProgramRequest {
@@ -44,14 +44,15 @@ export function createResolver(layout: Layout, arena: ArenaLayout): Resolve {
   };
 }
 
-/** The program of one layer, for one time: nothing is kept. */
+/** The program of one layer, for one time: nothing is kept, and its tables may be used again. */
 export function resolveOnce(
   { layout, source }: Plan,
   places: Places,
   layer: number,
   of: { rank: number; phase: KernelTensor["phase"] },
+  tables: NewTable,
 ): LayerProgram {
-  return bind(layerGeometry(layout, places, layer, of), source, false);
+  return bind(layerGeometry(layout, places, layer, of, tables), source, false);
 }
 
 /** One after the other, in tables of its own. */

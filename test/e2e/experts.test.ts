@@ -26,7 +26,7 @@ const CONFIG = {
 };
 
 /** Random BF16 values of either sign, around 1. */
-function tensorsOf(seed: number): Tensors {
+function tensorsOf(seed: number, expertCount = EXPERTS): Tensors {
   const random = seededRandom(seed);
   const { hidden_size: hidden, moe_intermediate_size: wide, head_dim: size, num_attention_heads: heads } = CONFIG;
   const shapes: Record<string, number[]> = { "model.embed_tokens.weight": [CONFIG.vocab_size, hidden] };
@@ -36,8 +36,8 @@ function tensorsOf(seed: number): Tensors {
     for (const norm of ["q_norm", "k_norm"]) shapes[`${prefix}self_attn.${norm}.weight`] = [size];
     for (const part of ["q", "k", "v"]) shapes[`${prefix}self_attn.${part}_proj.weight`] = [heads * size, hidden];
     shapes[`${prefix}self_attn.o_proj.weight`] = [hidden, heads * size];
-    shapes[`${prefix}mlp.gate.weight`] = [EXPERTS, hidden];
-    for (let expert = 0; expert < EXPERTS; expert++) {
+    shapes[`${prefix}mlp.gate.weight`] = [expertCount, hidden];
+    for (let expert = 0; expert < expertCount; expert++) {
       const name = (part: string) => `${prefix}mlp.experts.${expert}.${part}_proj.weight`;
       shapes[name("gate")] = [wide, hidden];
       shapes[name("up")] = [wide, hidden];
@@ -130,5 +130,18 @@ describe.each([2, 3])("with %i ranks", (tp) => {
     const rollback = await parts.client.rollback(parts.fleet, {});
     expect((await parts.ended(rollback.reload_id)).state).toBe("committed");
     expect(await held()).toEqual(before);
+  });
+
+  it("with fewer experts than ranks some have none, and all commit all the same", async () => {
+    const expertCount = tp - 1;
+    const { uri } = newCheckpoint(parts, tensorsOf(5, expertCount), { ...CONFIG, num_experts: expertCount });
+    const body = { source: uri, recipe: { scheme: "fp8-channel" } };
+    expect((await parts.reload({ ...body, install: { allow_new_layout: true } })).state).toBe("committed");
+    expect((await parts.reload(body)).state).toBe("committed");
+    const held = await Promise.all(Array.from({ length: tp }, (_, rank) => heldTensors(parts, rank)));
+    for (const [rank, tensors] of held.entries()) {
+      const counts = experts(tensors).map(([, { shape }]) => shape[0]);
+      expect(new Set(counts)).toEqual(new Set([rank < expertCount ? 1 : 0]));
+    }
   });
 });

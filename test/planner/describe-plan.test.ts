@@ -4,6 +4,7 @@ import { describePlan } from "../../orchestrator/planner/describe-plan.js";
 import { groupLayers } from "../../orchestrator/planner/group-layers.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
+import { deepseekCase, moeShapes } from "./synthetic-moe.js";
 
 const fields = { ...LLAMA, num_hidden_layers: 6 };
 const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
@@ -78,5 +79,23 @@ describe("describePlan", () => {
       skipped: [],
       layout_digest: plan.layoutDigest,
     });
+  });
+
+  it("estimates more scratch where matrices are transposed on disk, for their tiles are larger", () => {
+    const [plain, turned] = (["stacked", "transposed"] as const).map((form) => {
+      const model = deepseekCase(form);
+      const checkpoint = synthesize(model.fields, moeShapes(model), { fill: false });
+      const asked = {
+        tensorParallelSize: 2,
+        expertParallel: false,
+        scheme: "none",
+        ignore: [],
+        dtype: "auto",
+      } as const;
+      return describePlan(planReload({ ...checkpoint, ...asked }), "auto").ranks[0];
+    });
+    expect(turned?.arena_bytes).toBe(plain?.arena_bytes);
+    expect(turned?.peak_memory_bytes).toBeGreaterThan(plain?.peak_memory_bytes ?? 0);
+    expect(turned?.device_memory_bytes).toBeGreaterThan(plain?.device_memory_bytes ?? 0);
   });
 });

@@ -179,7 +179,7 @@ describe("a plan of a model with experts, latent attention or tensors fused on d
           else checkSame(matrices, fused(name, model, disk) ?? [ONE], name);
         }
       }),
-      { numRuns: 60 },
+      { numRuns: 60, interruptAfterTimeLimit: 15_000 },
     );
   });
 
@@ -192,7 +192,7 @@ describe("a plan of a model with experts, latent attention or tensors fused on d
         const many = heldBy(checkpoint, { ...asked, ...model });
         checkJoined(model, many.held, one.held[0] ?? new Map());
       }),
-      { numRuns: 60 },
+      { numRuns: 60, interruptAfterTimeLimit: 15_000 },
     );
   });
 });
@@ -232,7 +232,7 @@ describe("codes as they are stored", () => {
           if (codes !== null) checkSame(matrices, codes, name);
         }
       }),
-      { numRuns: 12 },
+      { numRuns: 12, interruptAfterTimeLimit: 15_000 },
     );
   }, 120_000);
 
@@ -252,7 +252,7 @@ describe("codes as they are stored", () => {
           }
         }
       }),
-      { numRuns: 8 },
+      { numRuns: 8, interruptAfterTimeLimit: 15_000 },
     );
   }, 120_000);
 });

@@ -192,7 +192,7 @@ describe("planning at scale", () => {
     const fields = { ...LLAMA, num_hidden_layers: 10_000 };
     const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
     expect(table.tensors.size).toBe(90_003);
-    const startMs = performance.now();
+    const startMs = cpuMs();
     const plan = planReload({
       table,
       config,
@@ -202,11 +202,16 @@ describe("planning at scale", () => {
       ignore: ["lm_head.*"],
       dtype: "auto",
     });
-    const plannedMs = performance.now();
+    const plannedMs = cpuMs();
     checkPlan(plan, table);
     expect(layoutArena(plan.layout, 0).tensors).toHaveLength(10_000 * (6 + 4 + 4) + 3);
-    // About a second and two; quadratic work would take minutes.
+    // By the processor's time, for the machine may be busy. About a second and two; quadratic work would take minutes.
     expect(plannedMs - startMs).toBeLessThan(10_000);
-    expect(performance.now() - plannedMs).toBeLessThan(20_000);
+    expect(cpuMs() - plannedMs).toBeLessThan(20_000);
   }, 60_000);
 });
+
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}

@@ -177,7 +177,7 @@ export function attentionScales(attention: string, kernelModule: string): Tensor
     prob_scale: ["attn.prob_scale"],
   };
   return Object.entries(names).map(([scale, onDisk]) => {
-    const sources = onDisk.map((name): PartSource => ({ name: attention + name, shapes: [[], [1]] }));
+    const sources = onDisk.map((name): PartSource => ({ name: attention + name, shapes: SCALAR }));
     return {
       name: `${attention}${kernelModule}.${scale}`,
       parts: [{ sources, rows: 1, cols: 1, rule: REPLICATE }],
@@ -188,4 +188,5 @@ export function attentionScales(attention: string, kernelModule: string): Tensor
 }
 
 export const REPLICATE: PartRule = { kind: "replicate" };
+const SCALAR = [[], [1]];
 const VOCABULARY_MULTIPLE = 64;
