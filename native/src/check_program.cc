@@ -178,6 +178,7 @@ Span held_scales(const Derived& derived, uint64_t data_bytes, const std::string&
 void check_derived(const LayerProgram& program, size_t index, uint64_t data_bytes) {
   const Derived& derived = program.derived[index];
   const std::string name = "derived " + std::to_string(index);
+  require(derived.heads > 0 && derived.rows > 0 && derived.cols > 0, name, "it has no elements");
   const Span weight = held_matrix(derived, data_bytes, name);
   const Span scales = held_scales(derived, data_bytes, name);
   require(derived.first_row <= derived.head_rows && derived.rows <= derived.head_rows - derived.first_row, name,

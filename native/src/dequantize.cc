@@ -11,6 +11,11 @@ namespace {
 /// Codes that are made values of together: as F32 they stay in the nearest cache.
 constexpr uint64_t kStripElements = 2048;
 
+const VectorCode& vectors() {
+  static const VectorCode& chosen = chosen_vector_code();
+  return chosen;
+}
+
 /// From the column on, how many have the same scale.
 uint64_t cols_of_scale(const ScaleMatrix& matrix, uint64_t col) {
   return matrix.block_cols - (matrix.first_col + col) % matrix.block_cols;
@@ -18,13 +23,13 @@ uint64_t cols_of_scale(const ScaleMatrix& matrix, uint64_t col) {
 
 /// The codes of columns [col, col + count) of a row -> F32. `scales` are the row's.
 void decode_strip(const ScaleMatrix& matrix, const Part& part, const float* scales, const uint8_t* codes, uint64_t col,
-                  uint64_t count, const VectorCode& code, float* to) {
+                  uint64_t count, float* to) {
   const uint64_t first_scale = (matrix.first_col + part.first_col) / matrix.block_cols;
   for (uint64_t done = 0; done < count;) {
     const uint64_t at = part.first_col + col + done;
     const uint64_t some = std::min(count - done, cols_of_scale(matrix, at));
     const float scale = scales[(matrix.first_col + at) / matrix.block_cols - first_scale];
-    code.decode(codes + done, some, scale, to + done);
+    vectors().decode(codes + done, some, scale, to + done);
     done += some;
   }
 }
@@ -41,13 +46,12 @@ Part scales_of(const ScaleMatrix& matrix, const Part& part) {
 
 std::vector<float> floats_of_scales(DType dtype, const uint8_t* from, uint64_t count) {
   std::vector<float> scales(count);
-  chosen_vector_code().convert(dtype, DType::none, from, count, scales.data());
+  vectors().convert(dtype, DType::none, from, count, scales.data());
   return scales;
 }
 
 void dequantize(const ScaleMatrix& matrix, const Part& part, const std::vector<float>& scales, DType dtype,
                 uint8_t* values) {
-  static const VectorCode& code = chosen_vector_code();
   const Part of_scales = scales_of(matrix, part);
   const uint64_t size = dtype_bytes(dtype);
   // A strip's codes are read before its values are written, and those end before the next strip's codes begin.
@@ -58,9 +62,9 @@ void dequantize(const ScaleMatrix& matrix, const Part& part, const std::vector<f
     for (uint64_t col = 0; col < part.cols; col += kStripElements) {
       const uint64_t count = std::min(kStripElements, part.cols - col);
       const uint64_t element = row * part.cols + col;
-      decode_strip(matrix, part, scales.data() + scale_row * of_scales.cols, codes + element, col, count, code,
+      decode_strip(matrix, part, scales.data() + scale_row * of_scales.cols, codes + element, col, count,
                    strip.data());
-      code.narrow(dtype, strip.data(), count, values + element * size);
+      vectors().narrow(dtype, strip.data(), count, values + element * size);
     }
   }
 }
