@@ -193,6 +193,7 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   each_tile(pool, arena, second_pass, fetched, cancel, [&](const Tile& tile, uint32_t lane) {
     run.put(lane, tile, bring_tile(program, files, run, lane, tile, read));
   });
+  if (!program.derived.empty()) run.finish();  // what they are made from may be on any lane
   derive_all(pool, run, program, cancel);
   run.finish();
   files.check_unchanged();

@@ -6,12 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
+  AGREEMENT_FIELDS,
   type Arena,
+  DERIVED_FIELDS,
   type LayerProgram,
   loadNative,
   NATIVE_ABI,
   NATIVE_ERRORS,
   OP_FIELDS,
+  SCALE_FIELDS,
   SLICE_FIELDS,
 } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
@@ -63,6 +66,9 @@ describe("the two sides of the bridge", () => {
     expect(core.abi).toBe(NATIVE_ABI);
     expect(structFields("Op")).toEqual(OP_FIELDS.map(snake));
     expect(structFields("Slice")).toEqual(SLICE_FIELDS.map(snake));
+    expect(structFields("ScaleMatrix")).toEqual(SCALE_FIELDS.map(snake));
+    expect(structFields("Agreement")).toEqual(AGREEMENT_FIELDS.map(snake));
+    expect(structFields("Derived")).toEqual(DERIVED_FIELDS.map(snake));
   });
 
   it("have the same error codes", () => {
@@ -141,6 +147,22 @@ describe("runLayer, exchange and digest", () => {
     expect(error).toEqual({ code: "NATIVE_NOT_POSITIVE", details: { slice: 0, row: 1, col: 1 } });
   });
 
+  it("refuse slices that must agree and do not, naming both, before a byte is written", async () => {
+    const arena = createStagedArena();
+    const good = channelProgram(sourcePath(), VALUES);
+    const element = (index: number) => [0, 4 * index, 4, 1, 1, DTYPES.F32.code, 0, 4, -1]; // of the same file
+    const slices = new Float64Array([...good.slices, ...element(3), ...element(7), ...element(0)]);
+    const run = (...pair: number[]) =>
+      core.runLayer(arena, "live", { ...good, slices, agreements: new Float64Array(pair) }, core.createCancel());
+    expect(await refusal(() => run(1, 2, 2, 3))).toEqual({
+      code: "NATIVE_SCALES_DIFFER",
+      details: { slice: 2, with: 3 },
+    });
+    expect([...liveBytes()].every((byte) => byte === 0)).toBe(true);
+    await run(1, 2);
+    expect([...liveBytes().subarray(0, 8)]).toEqual(CODES);
+  });
+
   it("refuse a source that changed or is missing, naming the file", async () => {
     const arena = createStagedArena();
     const program = channelProgram(sourcePath(), VALUES);
@@ -177,6 +199,12 @@ describe("runLayer, exchange and digest", () => {
       { ...good, ops: [1] },
       { ...good, ops: good.ops.subarray(1) },
       { ...good, slices: new Float64Array(0) },
+      { ...good, scales: undefined },
+      { ...good, scales: new Float64Array(SCALE_FIELDS.length - 1) },
+      { ...good, agreements: [0, 0] },
+      { ...good, agreements: new Float64Array([0, 1]) },
+      { ...good, derived: null },
+      { ...good, derived: new Float64Array(DERIVED_FIELDS.length) },
       { ...good, allowNonFinite: undefined },
     ];
     for (const program of spoiled) {

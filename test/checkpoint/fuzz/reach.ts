@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
+import { fileURLToPath } from "node:url";
 
 interface CoverageReport {
   result: { url: string; functions: { ranges: { startOffset: number; endOffset: number; count: number }[] }[] }[];
@@ -14,7 +15,7 @@ export function blocksNotReached(reports: string, directory: string, files: read
   for (const name of readdirSync(reports)) {
     const { result } = JSON.parse(readFileSync(join(reports, name), "utf8")) as CoverageReport;
     for (const { url, functions } of result) {
-      const file = url.startsWith("file://") ? relative(real, new URL(url).pathname) : "";
+      const file = url.startsWith("file://") ? relative(real, fileURLToPath(url)) : "";
       if (!files.includes(file)) continue;
       const here = new Uint8Array(readFileSync(join(directory, file), "utf8").length).fill(1);
       // From the outermost to the innermost: a block's own count is the last.
