@@ -1,5 +1,5 @@
-// What a program may ask for. Whoever made it has proven more; here it only matters that no byte outside of its files and
-// of the arena is touched, and that every backend can do what it says.
+// What a program may ask for. Whoever made it has proven more; here it only matters that no byte outside of its files
+// and of the arena is touched, and that every backend can do what it says.
 #include <cmath>
 
 #include "error.h"
@@ -191,7 +191,8 @@ void check_derived(const LayerProgram& program, size_t index, uint64_t data_byte
   const uint64_t elements = times(times(derived.heads, derived.rows, name), derived.cols, name);
   const Span out = {derived.out_offset, times(elements, element_bytes, name)};
   check_inside(out.offset, out.bytes, data_bytes, name + " in the arena");
-  require(are_disjoint(out, weight) && are_disjoint(out, scales), name, "it would be written over what it is made from");
+  require(are_disjoint(out, weight) && are_disjoint(out, scales), name,
+          "it would be written over what it is made from");
 }
 
 }  // namespace

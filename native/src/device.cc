@@ -14,8 +14,8 @@ namespace {
 
 constexpr const char* kCuda = "cuda";
 
-/// As many layers are loaded at one time. Measured on H100s: two lanes are slower, most of all where two GPUs share a host, as a
-/// copy's end is not heard of at once; more gain nothing.
+/// As many layers are loaded at one time. Measured on H100s: two lanes are slower, most of all where two GPUs share a
+/// host, as a copy's end is not heard of at once; more gain nothing.
 constexpr uint32_t kFetchLanes = 4;
 constexpr std::chrono::milliseconds kLookForCancel{20};
 

@@ -14,8 +14,8 @@
 
 namespace layercast {
 
-/// Lanes that belong to no thread: who lets the device fetch a whole layer borrows one for it. They are few, for what a lane has
-/// of the device's memory stays with it.
+/// Lanes that belong to no thread: who lets the device fetch a whole layer borrows one for it. They are few, for what a
+/// lane has of the device's memory stays with it.
 class FetchLanes {
  public:
   FetchLanes(uint32_t first, uint32_t count);

@@ -44,21 +44,26 @@ class Row {
   size_t field_ = 0;
 };
 
-size_t row_count(const char* what, std::span<const double> numbers, size_t width) {
+/// An item a row of `width` numbers; errors call the rows `plural`, and one of them `singular`.
+template <class Item, class Read>
+std::vector<Item> items_from(std::span<const double> numbers, size_t width, const char* plural, const char* singular,
+                             const Read& read) {
   if (numbers.size() % width != 0) {
-    throw_invalid(std::string(what) + ": " + std::to_string(numbers.size()) + " numbers are not rows of " +
+    throw_invalid(std::string(plural) + ": " + std::to_string(numbers.size()) + " numbers are not rows of " +
                   std::to_string(width));
   }
-  return numbers.size() / width;
+  std::vector<Item> items(numbers.size() / width);
+  for (size_t i = 0; i < items.size(); i++) {
+    Row row(singular, numbers, i, width);
+    read(row, items[i]);
+  }
+  return items;
 }
 
 }  // namespace
 
 std::vector<Op> ops_from_numbers(std::span<const double> numbers) {
-  std::vector<Op> ops(row_count("ops", numbers, kOpFields));
-  for (size_t i = 0; i < ops.size(); i++) {
-    Row row("op", numbers, i, kOpFields);
-    Op& op = ops[i];
+  return items_from<Op>(numbers, kOpFields, "ops", "op", [](Row& row, Op& op) {
     op.scheme = row.next_enum<Scheme>(0, 3);
     op.out_dtype = row.next_enum<DType>(0, 4);
     op.round_dtype = row.next_enum<DType>(-1, 4);
@@ -71,15 +76,11 @@ std::vector<Op> ops_from_numbers(std::span<const double> numbers) {
     op.zero_rows = row.next_count();
     op.constant = row.next();
     op.must_be_positive = row.next_enum<int>(0, 1) != 0;
-  }
-  return ops;
+  });
 }
 
 std::vector<Slice> slices_from_numbers(std::span<const double> numbers) {
-  std::vector<Slice> slices(row_count("slices", numbers, kSliceFields));
-  for (size_t i = 0; i < slices.size(); i++) {
-    Row row("slice", numbers, i, kSliceFields);
-    Slice& slice = slices[i];
+  return items_from<Slice>(numbers, kSliceFields, "slices", "slice", [](Row& row, Slice& slice) {
     slice.file = row.next_count();
     slice.offset = row.next_count();
     slice.row_stride = row.next_count();
@@ -89,15 +90,11 @@ std::vector<Slice> slices_from_numbers(std::span<const double> numbers) {
     slice.to_row = row.next_count();
     slice.col_stride = row.next_count();
     slice.scale = row.next_integer(-1);
-  }
-  return slices;
+  });
 }
 
 std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers) {
-  std::vector<ScaleMatrix> scales(row_count("scales", numbers, kScaleFields));
-  for (size_t i = 0; i < scales.size(); i++) {
-    Row row("scales", numbers, i, kScaleFields);
-    ScaleMatrix& matrix = scales[i];
+  return items_from<ScaleMatrix>(numbers, kScaleFields, "scales", "scales", [](Row& row, ScaleMatrix& matrix) {
     matrix.file = row.next_count();
     matrix.offset = row.next_count();
     matrix.row_stride = row.next_count();
@@ -106,25 +103,18 @@ std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers) {
     matrix.block_cols = row.next_count();
     matrix.first_row = row.next_count();
     matrix.first_col = row.next_count();
-  }
-  return scales;
+  });
 }
 
 std::vector<Agreement> agreements_from_numbers(std::span<const double> numbers) {
-  std::vector<Agreement> agreements(row_count("agreements", numbers, kAgreementFields));
-  for (size_t i = 0; i < agreements.size(); i++) {
-    Row row("agreement", numbers, i, kAgreementFields);
-    agreements[i].slice = row.next_count();
-    agreements[i].with = row.next_count();
-  }
-  return agreements;
+  return items_from<Agreement>(numbers, kAgreementFields, "agreements", "agreement", [](Row& row, Agreement& agreement) {
+    agreement.slice = row.next_count();
+    agreement.with = row.next_count();
+  });
 }
 
 std::vector<Derived> derived_from_numbers(std::span<const double> numbers) {
-  std::vector<Derived> all(row_count("derived", numbers, kDerivedFields));
-  for (size_t i = 0; i < all.size(); i++) {
-    Row row("derived", numbers, i, kDerivedFields);
-    Derived& derived = all[i];
+  return items_from<Derived>(numbers, kDerivedFields, "derived", "derived", [](Row& row, Derived& derived) {
     derived.scheme = row.next_enum<Scheme>(0, 3);
     derived.weight_offset = row.next_count();
     derived.weight_dtype = row.next_enum<DType>(0, 4);
@@ -137,12 +127,13 @@ std::vector<Derived> derived_from_numbers(std::span<const double> numbers) {
     derived.rows = row.next_count();
     derived.cols = row.next_count();
     derived.transposed = row.next_enum<int>(0, 1) != 0;
-  }
-  return all;
+  });
 }
 
 DType source_dtype(const LayerProgram& program, const Op& op) {
-  if (op.slice_count == 0) return op.out_dtype == DType::f8_e4m3 && op.scheme == Scheme::none ? op.out_dtype : DType::f32;
+  if (op.slice_count == 0) {
+    return op.out_dtype == DType::f8_e4m3 && op.scheme == Scheme::none ? op.out_dtype : DType::f32;
+  }
   const Slice& first = program.slices[op.first_slice];
   if (!is_dequantized(first)) return first.dtype;
   return op.round_dtype == DType::none ? DType::f32 : op.round_dtype;

@@ -1,5 +1,5 @@
-// Which CPUs are near a device: those of the memory that its bus is attached to. On a host with several such memories (NUMA nodes)
-// a thread that reads files for a GPU, and the pinned buffers that it allocates, belong there.
+// Which CPUs are near a device: those of the memory that its bus is attached to. On a host with several such memories
+// (NUMA nodes) a thread that reads files for a GPU, and the pinned buffers that it allocates, belong there.
 #pragma once
 
 #include <string>

@@ -144,7 +144,7 @@ void check_elements(const LayerProgram& program, const SourceFiles& files, const
   throw_bad(*first);
 }
 
-/// Calls for each tile: on all threads where they read it; on this one alone where the device does, which only queues then.
+/// Calls for each tile: on all threads where they read it; on this one alone, which only queues, where the device does.
 template <class Piece>
 void each_tile(ThreadPool& pool, Arena& arena, const std::vector<Tile>& tiles, bool fetched, const CancelToken& cancel,
                const Piece& piece) {

@@ -47,7 +47,8 @@ class ThreadPool {
   /// One a thread, and one for the single outside thread that may call each().
   uint32_t lanes() const { return threads() + 1; }
 
-  /// The threads run on these CPUs from now on, as far as the process may use them; on all, where it may use none of them.
+  /// The threads run on these CPUs from now on, as far as the process may use them; where it may use none of them, the
+  /// threads stay as they are.
   void stay_on(std::span<const int> cpus);
 
   void post(std::function<void()> task);

@@ -26,7 +26,8 @@ TileSize tile_size(const TileLimits& limits, const Op& op, uint64_t element_byte
   return {1, limits.tile_bytes / element_bytes};
 }
 
-/// Of a matrix that is transposed on disk each column of a tile is read by itself: tall tiles make those reads worth their calls.
+/// Of a matrix that is transposed on disk each column of a tile is read by itself: tall tiles make those reads worth
+/// their calls.
 TileLimits limits_for(TileLimits limits, const LayerProgram& program, const Op& op) {
   if (op.slice_count == 0 || !is_transposed(program.slices[op.first_slice])) return limits;
   limits.tile_bytes = std::max(limits.tile_bytes, kTransposedTileBytes);

@@ -133,6 +133,7 @@ function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor 
   const { scaleSuffix, scaleShape } = SCHEMES[scheme];
   const shapeOfScales = scaleShape(rows, cols, spec.experts !== undefined);
   return {
+    ...AS_IT_IS,
     name: spec.name,
     dtype,
     shape: isVector ? [rows] : [rows, cols],
@@ -140,14 +141,9 @@ function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor 
     cols,
     parts,
     experts: spec.experts === undefined ? null : { count: spec.experts, byRank },
-    derived: null,
     scheme,
     scale: scaleSuffix === null ? null : { name: spec.name + scaleSuffix, shape: shapeOfScales },
     roundTo,
-    constant: null,
-    mustBePositive: false,
-    mustAgree: false,
-    phase: "layer",
   };
 }
 
@@ -178,20 +174,15 @@ function isKept({ dtype }: MatchedTensor, { recipe }: Settings): boolean {
 /** A scalar that goes straight to F32, whatever the recipe and the dtype say. */
 function attentionScale({ spec, parts }: MatchedTensor, settings: Settings): KernelTensor {
   return {
+    ...AS_IT_IS,
     name: spec.name,
     dtype: "F32",
     shape: [],
     rows: 1,
     cols: 1,
     parts: parts.map((part) => partOf(part, false, settings)),
-    experts: null,
-    derived: null,
-    scheme: "none",
-    scale: null,
-    roundTo: null,
     constant: parts.length === 0 ? 1 : null,
     mustBePositive: true,
-    mustAgree: false,
     phase: "finalize",
   };
 }
@@ -213,6 +204,7 @@ function derivedTensor(
   const kept = isKept(fromMatched, settings) ? scaledBy(fromMatched) : null;
   const { scheme, scale } = kept ?? { scheme: from.scheme, scale: from.scale?.name ?? null };
   return {
+    ...AS_IT_IS,
     name: spec.name,
     // Codes that are kept never were anything else.
     dtype: from.roundTo ?? settings.roundTo ?? settings.configDType,
@@ -220,17 +212,23 @@ function derivedTensor(
     rows,
     cols,
     parts: [],
-    experts: null,
     derived: { from: from.name, scheme, scale, heads, headRows, firstRow, transposed },
-    scheme: "none",
-    scale: null,
-    roundTo: null,
-    constant: null,
-    mustBePositive: false,
-    mustAgree: false,
     phase: "finalize",
   };
 }
+
+/** A tensor that is loaded as it is; the others say what is different about them. */
+const AS_IT_IS = {
+  experts: null,
+  derived: null,
+  scheme: "none",
+  scale: null,
+  roundTo: null,
+  constant: null,
+  mustBePositive: false,
+  mustAgree: false,
+  phase: "layer",
+} satisfies Partial<KernelTensor>;
 
 /** `isWhole`: no rank cuts it. */
 function partOf({ spec, source, tensors, scales }: MatchedPart, isWhole: boolean, settings: Settings): Part {

@@ -82,4 +82,11 @@ inline double bf16_value(uint16_t bits) {
   return sign * (exponent == 0 ? std::ldexp(digits, -133) : std::ldexp(128 + digits, exponent - 134));
 }
 
+inline double e4m3_value(uint8_t code) {
+  const double sign = code & 0x80 ? -1 : 1;
+  const int exponent = (code >> 3) & 15, digits = code & 7;
+  if ((code & 0x7F) == 0x7F) return std::copysign(std::numeric_limits<double>::quiet_NaN(), sign);
+  return sign * (exponent == 0 ? std::ldexp(digits, -9) : std::ldexp(8 + digits, exponent - 10));
+}
+
 }  // namespace layercast::test

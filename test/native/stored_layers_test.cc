@@ -13,13 +13,6 @@ using namespace layercast::test;
 
 namespace {
 
-double e4m3_value(uint8_t code) {
-  const double sign = code & 0x80 ? -1 : 1;
-  const int exponent = (code >> 3) & 15, digits = code & 7;
-  if ((code & 0x7F) == 0x7F) return std::copysign(std::numeric_limits<double>::quiet_NaN(), sign);
-  return sign * (exponent == 0 ? std::ldexp(digits, -9) : std::ldexp(8 + digits, exponent - 10));
-}
-
 double value_of(const ByteVector& bytes, uint64_t at, DType dtype) {
   if (dtype == DType::bf16) return bf16_value(value_at<uint16_t>(bytes, at));
   if (dtype == DType::f16) return f16_value(value_at<uint16_t>(bytes, at));

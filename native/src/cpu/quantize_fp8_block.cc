@@ -29,8 +29,7 @@ void put_fp8_block(TileWork& work) {
   for (uint64_t block = 0; block < blocks; block++) {
     work.lane.scales[block] = put_block(work, block * kScaleBlock);
   }
-  const uint64_t blocks_in_band = ceil_div(work.spec.op.cols, kScaleBlock);
-  const uint64_t first = tile.first_row / kScaleBlock * blocks_in_band + tile.first_col / kScaleBlock;
+  const uint64_t first = scale_index(Scheme::fp8_block, tile.first_row, tile.first_col, work.spec.op.cols);
   write_elements(work, 0, tile.rows * tile.cols, work.lane.codes.data());
   write_scales(work, first, work.lane.scales.data(), blocks);
   work.totals.write_ns += work.watch.lap_ns();

@@ -1,6 +1,6 @@
-// What is made of a matrix that is finished: some rows of a head, dequantized, perhaps transposed. A thread makes a chunk of the
-// output and gathers what belongs there, so that it is written and digested whole. The matrix is small and was written a
-// moment ago: it is in the L2 cache, whichever way it is read.
+// What is made of a matrix that is finished: some rows of a head, dequantized, perhaps transposed. A thread makes a chunk
+// of the output and gathers what belongs there, so that it is written and digested whole. A head is small, so the L2
+// cache serves what is read of it, whichever way.
 #include <algorithm>
 
 #include "chunk.cuh"

@@ -91,13 +91,6 @@ DType needed_rounding(const OpSpec& spec) {
 
 uint64_t tile_bytes(const OpSpec& spec, const Tile& tile) { return tile.rows * tile.cols * dtype_bytes(spec.source); }
 
-/// Of the op's scales, the tile's first.
-uint64_t first_scale(const Op& op, const Tile& tile) {
-  if (op.scheme == Scheme::fp8_channel) return tile.first_row;
-  if (op.scheme != Scheme::fp8_block) return 0;
-  return tile.first_row / kScaleBlock * ceil_div(op.cols, kScaleBlock) + tile.first_col / kScaleBlock;
-}
-
 uint64_t scales_of(const Op& op, const Tile& tile) {
   if (op.scheme == Scheme::fp8_tensor) return tile.first_row == 0 && tile.first_col == 0 ? 1 : 0;
   if (op.scheme == Scheme::fp8_channel) return tile.rows;
@@ -123,7 +116,7 @@ TileJob job_of(const Run& run, const Tile& tile, const uint8_t* in_device) {
       .op_cols = op.cols,
       .base = run.base,
       .out_offset = op.out_offset,
-      .scale_offset = scaled ? static_cast<uint64_t>(op.scale_offset) + first_scale(op, tile) * 4 : 0,
+      .scale_offset = scaled ? static_cast<uint64_t>(op.scale_offset) + scale_index(op.scheme, tile.first_row, tile.first_col, op.cols) * 4 : 0,
       .band_scales = ceil_div(op.cols, kScaleBlock),
       .writes_scale = scales_of(op, tile) > 0,
       .state = state_of(run, tile.op),

@@ -59,24 +59,14 @@ ByteVector scales(uint64_t count, uint32_t seed) {
   return bytes_of(values);
 }
 
-float e4m3_value(uint8_t code) {
-  const int exponent = code >> 3 & 15;
-  const int digits = code & 7;
-  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(digits), -9)
-                                        : std::ldexp(static_cast<float>(8 + digits), exponent - 10);
-  return code & 0x80 ? -magnitude : magnitude;
-}
-
 /// The bits of code times scale.
 uint32_t product_bits(uint8_t code, float scale, DType out) {
-  const bool is_nan = (code & 0x7F) == 0x7F;
-  const float value = is_nan ? std::copysign(std::numeric_limits<float>::quiet_NaN(), code & 0x80 ? -1.0f : 1.0f)
-                             : e4m3_value(code) * scale;
+  const float value = static_cast<float>(e4m3_value(code)) * scale;
   if (out == DType::bf16) return bf16_reference(value);
   if (out == DType::f16) return f16_reference(value);
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  return is_nan ? (bits & 0x80000000u) | 0x7FC00000u : bits;
+  return std::isnan(value) ? (code & 0x80u) << 24 | 0x7FC00000u : bits;
 }
 
 /// A matrix and its scales in a half, and what is to be derived from it behind them.
