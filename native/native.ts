@@ -5,7 +5,7 @@
 import { createRequire } from "node:module";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 3;
+export const NATIVE_ABI = 4;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -70,6 +70,16 @@ export const DERIVED_FIELDS = [
   "transposed", // 1: each head is written transposed
 ] as const;
 
+/** Rows of a file that are packed into buffers; a row of the table that fillBuffers takes. */
+export const COPY_FIELDS = [
+  "file", // index into files
+  "offset", // of the first row's first byte, from the start of the file
+  "rowStride", // bytes from a row's first byte to the next row's
+  "rows",
+  "rowBytes",
+  "toOffset", // of the first row in the buffers; the others follow without a gap
+] as const;
+
 export interface ProgramFile {
   path: string;
   sizeBytes: number;
@@ -113,6 +123,19 @@ export interface SwapReport {
 
 export interface ExportReport {
   bytes: number;
+}
+
+export interface FillReport {
+  bytesRead: number;
+  /** Thread time summed over the core's threads. */
+  readMs: number;
+}
+
+/** What buffers are for a program that reads from them, and the memory that they hold, measured. */
+export interface BuffersFacts {
+  /** As it is until the next fill or free. */
+  file: ProgramFile;
+  heldBytes: number;
 }
 
 export interface PinReport {
@@ -162,6 +185,9 @@ export interface Device {
 }
 export interface Arena {
   readonly [brand]: "Arena";
+}
+export interface Buffers {
+  readonly [brand]: "Buffers";
 }
 export interface Cancel {
   readonly [brand]: "Cancel";
@@ -213,6 +239,18 @@ export interface NativeCore {
   closeArena(arena: Arena): void; // refuses while work is in flight
   openStaging(arena: Arena, where: Where, poison: boolean): void; // allocates once; poison fills it with 0xA5
   closeStaging(arena: Arena): void; // gives the memory back
+
+  /**
+   * A range of this many bytes of the host's memory, of which only what has been filled is held: whole pages of it. Programs
+   * read from it like from a file.
+   */
+  openBuffers(bytes: number): Buffers;
+  /** Packs rows of files into it, on all threads. `copies`: rows of COPY_FIELDS that do not overlap in it. */
+  fillBuffers(buffers: Buffers, files: ProgramFile[], copies: Float64Array, cancel: Cancel): Promise<FillReport>;
+  describeBuffers(buffers: Buffers): BuffersFacts;
+  /** Gives the memory of whole pages within these ranges back; they can be filled again. */
+  freeBuffers(buffers: Buffers, spans: Span[]): Promise<void>;
+  closeBuffers(buffers: Buffers): void; // gives all memory back once no work in flight needs it
 
   createCancel(): Cancel;
   cancel(cancel: Cancel): void; // work that carries it ends soon, rejected with NATIVE_CANCELLED

@@ -77,7 +77,7 @@ function sourcesIn(folder: string): string[] {
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
 }
 
-function applyPatch(text: string, { file, find, put }: Patch): string {
+export function applyPatch(text: string, { file, find, put }: Patch): string {
   const parts = text.split(find);
   if (parts.length !== 2)
     throw new Error(`${file} has ${parts.length - 1} places like ${JSON.stringify(find)}, not one`);

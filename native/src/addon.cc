@@ -4,9 +4,11 @@
 
 #include <functional>
 #include <typeinfo>
+#include <utility>
 
 #include "addon_arguments.h"
 #include "arena.h"
+#include "buffers.h"
 #include "control_page.h"
 #include "cuda_library.h"
 #include "device.h"
@@ -22,7 +24,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 3;
+constexpr int kAbi = 4;
 
 // ---- Errors
 
@@ -143,7 +145,7 @@ Napi::Value start(Napi::Env env, std::shared_ptr<ArenaUse> use, std::function<To
 
 struct Handle {
   const std::type_info& type;
-  std::shared_ptr<void> object;
+  std::shared_ptr<void> object;  // null: closed
 };
 
 template <class T>
@@ -153,11 +155,17 @@ Napi::Value to_handle(Napi::Env env, std::shared_ptr<T> object) {
 }
 
 template <class T>
-std::shared_ptr<T> from_handle(const Napi::Value& value, const char* name) {
+Handle& open_handle(const Napi::Value& value, const char* name) {
   if (!value.IsExternal()) throw_invalid(std::string(name) + " is not a handle");
-  const Handle& handle = *value.As<Napi::External<Handle>>().Data();
+  Handle& handle = *value.As<Napi::External<Handle>>().Data();
   if (handle.type != typeid(T)) throw_invalid(std::string(name) + " is a handle of another kind");
-  return std::static_pointer_cast<T>(handle.object);
+  if (handle.object == nullptr) throw_invalid(std::string(name) + " is closed");
+  return handle;
+}
+
+template <class T>
+std::shared_ptr<T> from_handle(const Napi::Value& value, const char* name) {
+  return std::static_pointer_cast<T>(open_handle<T>(value, name).object);
 }
 
 std::shared_ptr<Arena> arena_argument(const Napi::Value& value) { return from_handle<Arena>(value, "arena"); }
@@ -169,6 +177,8 @@ std::shared_ptr<CancelToken> cancel_argument(const Napi::Value& value) {
 std::shared_ptr<OpenDevice> device_argument(const Napi::Value& value) {
   return from_handle<OpenDevice>(value, "device");
 }
+
+std::shared_ptr<Buffers> buffers_argument(const Napi::Value& value) { return from_handle<Buffers>(value, "buffers"); }
 
 // ---- The functions
 
@@ -280,6 +290,52 @@ void close_staging(const Napi::CallbackInfo& info) {
   arena_argument(info[0])->close_staging();
 }
 
+Napi::Value open_buffers(const Napi::CallbackInfo& info) {
+  return to_handle(info.Env(), std::make_shared<Buffers>(count(info[0], "bytes")));
+}
+
+Napi::Value fill_buffers_js(const Napi::CallbackInfo& info) {
+  return start(info.Env(), nullptr,
+               [buffers = buffers_argument(info[0]), files = list<ProgramFile>(info[1], "files", program_file),
+                copies = copies_from_numbers(numbers(info[2], "copies")),
+                cancel = cancel_argument(info[3])](ThreadPool& pool) -> ToJs {
+                 const FillReport report = fill_buffers(pool, *buffers, files, copies, *cancel);
+                 return [report](Napi::Env env) {
+                   return js_numbers(env, {{"bytesRead", static_cast<double>(report.bytes_read)},
+                                           {"readMs", ms_from_ns(report.read_ns)}});
+                 };
+               });
+}
+
+Napi::Object js_program_file(Napi::Env env, const ProgramFile& file) {
+  Napi::Object made = js_numbers(env, {{"sizeBytes", static_cast<double>(file.size_bytes)}});
+  made.Set("path", file.path);
+  made.Set("mtimeNs", std::to_string(file.mtime_ns));
+  made.Set("inode", std::to_string(file.inode));
+  return made;
+}
+
+Napi::Value describe_buffers(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<Buffers> buffers = buffers_argument(info[0]);
+  Napi::Object made = js_numbers(info.Env(), {{"heldBytes", static_cast<double>(buffers->held_bytes())}});
+  made.Set("file", js_program_file(info.Env(), buffers->file()));
+  return made;
+}
+
+Napi::Value free_buffers(const Napi::CallbackInfo& info) {
+  return start(info.Env(), nullptr,
+               [buffers = buffers_argument(info[0]), spans = spans(info[1])](ThreadPool&) -> ToJs {
+                 buffers->free(spans);
+                 return [](Napi::Env env) { return env.Undefined(); };
+               });
+}
+
+/// Many pages are given back slowly, so a thread does that unless work in flight still holds them.
+void close_buffers(const Napi::CallbackInfo& info) {
+  Handle& handle = open_handle<Buffers>(info[0], "buffers");
+  addon_of(info.Env()).pool->post([last = std::exchange(handle.object, nullptr)] {});
+}
+
 Napi::Value create_cancel(const Napi::CallbackInfo& info) {
   return to_handle(info.Env(), std::make_shared<CancelToken>(addon_of(info.Env()).shutdown));
 }
@@ -380,6 +436,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("closeArena", Napi::Function::New(env, throwing<close_arena>));
   exports.Set("openStaging", Napi::Function::New(env, throwing<open_staging>));
   exports.Set("closeStaging", Napi::Function::New(env, throwing<close_staging>));
+  exports.Set("openBuffers", Napi::Function::New(env, throwing<open_buffers>));
+  exports.Set("fillBuffers", Napi::Function::New(env, rejecting<fill_buffers_js>));
+  exports.Set("describeBuffers", Napi::Function::New(env, throwing<describe_buffers>));
+  exports.Set("freeBuffers", Napi::Function::New(env, rejecting<free_buffers>));
+  exports.Set("closeBuffers", Napi::Function::New(env, throwing<close_buffers>));
   exports.Set("createCancel", Napi::Function::New(env, throwing<create_cancel>));
   exports.Set("cancel", Napi::Function::New(env, throwing<cancel>));
   exports.Set("runLayer", Napi::Function::New(env, rejecting<run_layer_js>));

@@ -125,12 +125,7 @@ uint8_t* Arena::base(Half half) const {
 }
 
 void Arena::check_spans(std::span<const Span> spans) const {
-  for (const Span& span : spans) {
-    if (span.offset > data_bytes_ || span.bytes > data_bytes_ - span.offset) {
-      throw_invalid("a span of " + std::to_string(span.bytes) + " bytes at " + std::to_string(span.offset) +
-                    " ends past the arena's " + std::to_string(data_bytes_));
-    }
-  }
+  for (const Span& span : spans) check_inside(span.offset, span.bytes, data_bytes_, "a span of the arena");
 }
 
 void Arena::check_idle(const char* what) const {

@@ -141,7 +141,7 @@ struct Backend {
   /// The lane's next tile comes from pinned memory instead: measure or put follows with `host` null. The rows fill the
   /// tile whole. Null where the backend reads host memory like any other.
   Status (*fetch)(Run* run, uint32_t lane, const Tile* tile, const HostRows* rows, uint64_t count);
-  /// First pass of fp8_tensor: the tile's amax goes into the op's.
+  /// First pass of a scheme that has one scale for a whole matrix: the tile's amax goes into the op's.
   Status (*measure)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);
   /// Rounds, quantizes and writes the tile; scales too.
   Status (*put)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);

@@ -1,11 +1,20 @@
-// What a program may ask for. Whoever made it has proven more; here it only matters that no byte outside of its files
-// and of the arena is touched, and that every backend can do what it says.
+// What a program, or a table of copies, may ask for. Whoever made it has proven more; here it only matters that no byte
+// outside of its files, of the arena and of the buffers is touched, and that every backend can do what it says.
+#include <algorithm>
 #include <cmath>
 
 #include "error.h"
 #include "layer_program.h"
 
 namespace layercast {
+
+void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what) {
+  if (offset > limit || bytes > limit - offset) {
+    throw_invalid(what + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " end past " +
+                  std::to_string(limit));
+  }
+}
+
 namespace {
 
 constexpr uint64_t kMostCount = (uint64_t{1} << 53) - 1;
@@ -20,13 +29,6 @@ uint64_t times(uint64_t a, uint64_t b, const std::string& what) {
 
 void require(bool holds, const std::string& what, const char* rule) {
   if (!holds) throw_invalid(what + ": " + rule);
-}
-
-void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what) {
-  if (offset > limit || bytes > limit - offset) {
-    throw_invalid(what + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " end past " +
-                  std::to_string(limit));
-  }
 }
 
 // ---- What is read
@@ -169,7 +171,7 @@ Span held_scales(const Derived& derived, uint64_t data_bytes, const std::string&
   }
   require(derived.scale_offset >= 0 && derived.scale_offset % 4 == 0, name,
           "its scales' offset is missing or not aligned");
-  const uint64_t scales = scale_count(derived.scheme, derived.heads * derived.head_rows, derived.cols);
+  const uint64_t scales = scale_count(granularity_of(derived.scheme), derived.heads * derived.head_rows, derived.cols);
   const Span span = {static_cast<uint64_t>(derived.scale_offset), times(scales, 4, name)};
   check_inside(span.offset, span.bytes, data_bytes, name + " with its scales in the arena");
   return span;
@@ -195,7 +197,34 @@ void check_derived(const LayerProgram& program, size_t index, uint64_t data_byte
           "it would be written over what it is made from");
 }
 
+// ---- What is packed
+
+/// Where it goes in the buffers.
+Span check_copy(std::span<const ProgramFile> files, const Copy& copy, uint64_t buffers_bytes, const std::string& name) {
+  require(copy.file < files.size(), name, "its file is not in the list");
+  const uint64_t bytes = times(copy.rows, copy.row_bytes, name);
+  check_inside(copy.to_offset, bytes, buffers_bytes, name + " in the buffers");
+  if (bytes > 0) {
+    const uint64_t read = extent(copy.rows, copy.row_bytes, copy.row_stride, name);
+    check_inside(copy.offset, read, files[copy.file].size_bytes, name + " in its file");
+  }
+  return {copy.to_offset, bytes};
+}
+
 }  // namespace
+
+void check_copies(std::span<const ProgramFile> files, std::span<const Copy> copies, uint64_t buffers_bytes) {
+  std::vector<Span> filled;
+  for (size_t i = 0; i < copies.size(); i++) {
+    const Span span = check_copy(files, copies[i], buffers_bytes, "copy " + std::to_string(i));
+    if (span.bytes > 0) filled.push_back(span);
+  }
+  std::ranges::sort(filled, {}, &Span::offset);
+  for (size_t i = 1; i < filled.size(); i++) {
+    require(are_disjoint(filled[i - 1], filled[i]), "copies to " + std::to_string(filled[i].offset),
+            "a byte of the buffers would be written twice");
+  }
+}
 
 void check_program(const LayerProgram& program, uint64_t data_bytes) {
   for (size_t i = 0; i < program.scales.size(); i++) check_scale_matrix(program, i);

@@ -32,6 +32,8 @@ class Row {
     return static_cast<Enum>(value);
   }
 
+  Scheme next_scheme() { return next_enum<Scheme>(0, static_cast<int64_t>(kSchemes.size()) - 1); }
+
  private:
   [[noreturn]] void refuse(double value) const {
     throw_invalid(std::string(what_) + " " + std::to_string(row_) + ": field " + std::to_string(field_ - 1) +
@@ -64,7 +66,7 @@ std::vector<Item> items_from(std::span<const double> numbers, size_t width, cons
 
 std::vector<Op> ops_from_numbers(std::span<const double> numbers) {
   return items_from<Op>(numbers, kOpFields, "ops", "op", [](Row& row, Op& op) {
-    op.scheme = row.next_enum<Scheme>(0, 3);
+    op.scheme = row.next_scheme();
     op.out_dtype = row.next_enum<DType>(0, 4);
     op.round_dtype = row.next_enum<DType>(-1, 4);
     op.rows = row.next_count();
@@ -115,7 +117,7 @@ std::vector<Agreement> agreements_from_numbers(std::span<const double> numbers) 
 
 std::vector<Derived> derived_from_numbers(std::span<const double> numbers) {
   return items_from<Derived>(numbers, kDerivedFields, "derived", "derived", [](Row& row, Derived& derived) {
-    derived.scheme = row.next_enum<Scheme>(0, 3);
+    derived.scheme = row.next_scheme();
     derived.weight_offset = row.next_count();
     derived.weight_dtype = row.next_enum<DType>(0, 4);
     derived.scale_offset = row.next_integer(-1);
@@ -127,6 +129,17 @@ std::vector<Derived> derived_from_numbers(std::span<const double> numbers) {
     derived.rows = row.next_count();
     derived.cols = row.next_count();
     derived.transposed = row.next_enum<int>(0, 1) != 0;
+  });
+}
+
+std::vector<Copy> copies_from_numbers(std::span<const double> numbers) {
+  return items_from<Copy>(numbers, kCopyFields, "copies", "copy", [](Row& row, Copy& copy) {
+    copy.file = row.next_count();
+    copy.offset = row.next_count();
+    copy.row_stride = row.next_count();
+    copy.rows = row.next_count();
+    copy.row_bytes = row.next_count();
+    copy.to_offset = row.next_count();
   });
 }
 
@@ -144,20 +157,6 @@ DType rounding(const Op& op) {
     return is_source_dtype(op.out_dtype) ? op.out_dtype : DType::none;
   }
   return op.round_dtype;
-}
-
-uint64_t scale_count(Scheme scheme, uint64_t rows, uint64_t cols) {
-  switch (scheme) {
-    case Scheme::none:
-      return 0;
-    case Scheme::fp8_tensor:
-      return 1;
-    case Scheme::fp8_channel:
-      return rows;
-    case Scheme::fp8_block:
-      return ceil_div(rows, kScaleBlock) * ceil_div(cols, kScaleBlock);
-  }
-  return 0;
 }
 
 }  // namespace layercast

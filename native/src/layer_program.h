@@ -1,6 +1,6 @@
 // What crosses the bridge, as plain structs: a layer's plan resolved to numbers, and the report of running it.
-// Fields of Op, Slice, ScaleMatrix, Agreement and Derived stand in the order of OP_FIELDS, SLICE_FIELDS and so on in
-// native.ts; a test compares them.
+// Fields of Op, Slice, ScaleMatrix, Agreement, Derived and Copy stand in the order of OP_FIELDS, SLICE_FIELDS and so on
+// in native.ts; a test compares them.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,9 @@
 #include <vector>
 
 #include "dtype.h"
+#include "scheme.h"
 
 namespace layercast {
-
-enum class Scheme : int32_t { none = 0, fp8_tensor = 1, fp8_channel = 2, fp8_block = 3 };
-
-/// Rows and columns of a scale block of fp8_block.
-inline constexpr uint64_t kScaleBlock = 128;
 
 /// One kernel tensor, or one expert's part of it.
 struct Op {
@@ -82,11 +78,22 @@ struct Derived {
   bool transposed;
 };
 
+/// Rows of a file that are packed into buffers.
+struct Copy {
+  uint64_t file;
+  uint64_t offset;
+  uint64_t row_stride;
+  uint64_t rows;
+  uint64_t row_bytes;
+  uint64_t to_offset;
+};
+
 inline constexpr size_t kOpFields = 12;
 inline constexpr size_t kSliceFields = 9;
 inline constexpr size_t kScaleFields = 8;
 inline constexpr size_t kAgreementFields = 2;
 inline constexpr size_t kDerivedFields = 12;
+inline constexpr size_t kCopyFields = 6;
 
 struct ProgramFile {
   std::string path;
@@ -115,7 +122,7 @@ struct LayerReport {
   uint64_t digest;
 };
 
-/// A range of the arena's tensor bytes.
+/// A range of the arena's tensor bytes, or of buffers.
 struct Span {
   uint64_t offset;
   uint64_t bytes;
@@ -127,9 +134,17 @@ std::vector<Slice> slices_from_numbers(std::span<const double> numbers);
 std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers);
 std::vector<Agreement> agreements_from_numbers(std::span<const double> numbers);
 std::vector<Derived> derived_from_numbers(std::span<const double> numbers);
+std::vector<Copy> copies_from_numbers(std::span<const double> numbers);
 
 /// Throws invalid_argument for a program that would read or write outside of its files or of `data_bytes`.
 void check_program(const LayerProgram& program, uint64_t data_bytes);
+
+/// Throws invalid_argument for copies that would read outside of `files`, write outside of buffers of so many bytes, or
+/// write a byte twice.
+void check_copies(std::span<const ProgramFile> files, std::span<const Copy> copies, uint64_t buffers_bytes);
+
+/// Throws invalid_argument for a range that ends past `limit`; `what` says whose range it is.
+void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what);
 
 /// The dtype in which the op's elements come to the backend: that of its slices, or of what is made of their codes; an
 /// op without slices counts as F32, or as what it copies.
@@ -138,17 +153,7 @@ DType source_dtype(const LayerProgram& program, const Op& op);
 /// What the op's values are rounded to before anything else, so that writing them as `out_dtype` is then exact.
 DType rounding(const Op& op);
 
-uint64_t scale_count(Scheme scheme, uint64_t rows, uint64_t cols);
-inline uint64_t scale_count(const Op& op) { return scale_count(op.scheme, op.rows, op.cols); }
-
-constexpr uint64_t ceil_div(uint64_t value, uint64_t by) { return value / by + (value % by != 0); }
-
-/// Which of a matrix's scales is that of an element; `cols` are the matrix's.
-constexpr uint64_t scale_index(Scheme scheme, uint64_t row, uint64_t col, uint64_t cols) {
-  if (scheme == Scheme::fp8_channel) return row;
-  if (scheme == Scheme::fp8_block) return row / kScaleBlock * ceil_div(cols, kScaleBlock) + col / kScaleBlock;
-  return 0;
-}
+inline uint64_t scale_count(const Op& op) { return scale_count(granularity_of(op.scheme), op.rows, op.cols); }
 
 /// Columns of it lie together in the file, instead of rows.
 inline bool is_transposed(const Slice& slice) { return slice.cols > 1 && slice.col_stride != dtype_bytes(slice.dtype); }

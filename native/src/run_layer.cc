@@ -172,16 +172,17 @@ LayerReport run_layer(ThreadPool& pool, Arena& arena, Half half, const LayerProg
   BackendRun run(arena, half, program);
   ReadTotals read;
 
-  // fp8-tensor needs its amax before its first code: its tiles are read twice, which costs less than keeping them.
+  // One scale for a whole matrix is needed before its first code: such tiles are read twice, which costs less than
+  // keeping them.
   std::vector<Tile> first_pass, second_pass;
   for (uint32_t op = 0; op < program.ops.size(); op++) {
     cut_tiles(limits, program, op, first_pass);
-    if (program.ops[op].scheme == Scheme::fp8_tensor) cut_tiles(limits, program, op, second_pass);
+    if (is_measured(program.ops[op].scheme)) cut_tiles(limits, program, op, second_pass);
   }
 
   each_tile(pool, arena, first_pass, fetched, cancel, [&](const Tile& tile, uint32_t lane) {
     const uint8_t* host = bring_tile(program, files, run, lane, tile, read);
-    if (program.ops[tile.op].scheme == Scheme::fp8_tensor) {
+    if (is_measured(program.ops[tile.op].scheme)) {
       run.measure(lane, tile, host);
     } else {
       run.put(lane, tile, host);

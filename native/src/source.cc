@@ -1,53 +1,18 @@
 #include "source.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 
 #include "cpu/numbers.h"
-#include "error.h"
 #include "transpose.h"
 
 namespace layercast {
 namespace {
 
-/// Skipping fewer bytes than this between two rows costs more, as a call a row, than reading over them.
-constexpr uint64_t kWorthSkipping = 4 << 10;
-constexpr uint64_t kFullRowsBytes = 256 << 10;
-
 /// Columns of a transposed slice that are read before they are turned.
 constexpr uint64_t kColumnsBytes = 1 << 20;
-
-int64_t mtime_ns(const struct stat& status) {
-  return static_cast<int64_t>(status.st_mtim.tv_sec) * 1'000'000'000 + status.st_mtim.tv_nsec;
-}
-
-ErrorDetails file_details(uint64_t file) { return {{"file", static_cast<double>(file)}}; }
-
-[[noreturn]] void throw_changed(const ProgramFile& file, uint64_t index, const std::string& how) {
-  throw NativeError(ErrorCode::source_changed, file.path + " is not as it was planned: " + how, file_details(index));
-}
-
-void check_status(const ProgramFile& file, uint64_t index, const struct stat& status) {
-  if (!S_ISREG(status.st_mode)) throw_changed(file, index, "it is not a regular file");
-  if (static_cast<uint64_t>(status.st_size) != file.size_bytes) {
-    throw_changed(file, index, "it has " + std::to_string(status.st_size) + " bytes, not " +
-                                   std::to_string(file.size_bytes));
-  }
-  if (mtime_ns(status) != file.mtime_ns) throw_changed(file, index, "it was written to");
-  if (status.st_ino != file.inode) throw_changed(file, index, "another file took its place");
-}
-
-[[noreturn]] void throw_file_errno(const ProgramFile& file, uint64_t index, const char* what, int error_number) {
-  throw NativeError(ErrorCode::io, std::string(what) + " " + file.path + " failed: " + std::strerror(error_number),
-                    {{"errno", static_cast<double>(error_number)}, {"file", static_cast<double>(index)}});
-}
 
 uint64_t offset_in_file(const Slice& slice, uint64_t row, uint64_t col) {
   return slice.offset + row * slice.row_stride + col * slice.col_stride;
@@ -60,53 +25,13 @@ void fill_constant(uint8_t* to, uint64_t elements, float value) {
 }  // namespace
 
 SourceFiles::SourceFiles(const LayerProgram& program, const PinnedSources& pinned)
-    : program_(program), descriptors_(program.files.size(), -1), pinned_(program.files.size()) {
-  try {
-    for (const Slice& slice : program.slices) {
-      if (descriptors_[slice.file] == -1) open_file(slice.file, pinned);
-    }
-    for (const ScaleMatrix& matrix : program.scales) {
-      if (descriptors_[matrix.file] == -1) open_file(matrix.file, pinned);
-    }
-  } catch (...) {
-    close_all();
-    throw;
-  }
-}
-
-SourceFiles::~SourceFiles() { close_all(); }
-
-void SourceFiles::close_all() {
-  for (const int fd : descriptors_) {
-    if (fd != -1) close(fd);
-  }
+    : program_(program), files_(program.files), pinned_(program.files.size()) {
+  for (const Slice& slice : program.slices) open_file(slice.file, pinned);
+  for (const ScaleMatrix& matrix : program.scales) open_file(matrix.file, pinned);
 }
 
 void SourceFiles::open_file(uint64_t index, const PinnedSources& pinned) {
-  const ProgramFile& file = program_.files[index];
-  // Without O_NONBLOCK a pipe that took the file's place would hang the thread.
-  const int fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd == -1 && (errno == ENOENT || errno == ENOTDIR)) {
-    throw NativeError(ErrorCode::source_not_found, file.path + " does not exist", file_details(index));
-  }
-  if (fd == -1) throw_file_errno(file, index, "opening", errno);
-  descriptors_[index] = fd;
-  struct stat status;
-  if (fstat(fd, &status) == -1) throw_file_errno(file, index, "looking at", errno);
-  check_status(file, index, status);
-  pinned_[index] = pinned.find(status);
-}
-
-void SourceFiles::check_unchanged() const {
-  for (uint64_t index = 0; index < descriptors_.size(); index++) {
-    if (descriptors_[index] == -1) continue;
-    const ProgramFile& file = program_.files[index];
-    struct stat status;
-    if (fstat(descriptors_[index], &status) == -1) throw_file_errno(file, index, "looking at", errno);
-    check_status(file, index, status);
-    if (stat(file.path.c_str(), &status) == -1) throw_changed(file, index, "it is not there any more");
-    check_status(file, index, status);
-  }
+  if (!files_.is_open(index)) pinned_[index] = pinned.find(files_.open(index));
 }
 
 uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
@@ -164,7 +89,7 @@ std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
 float SourceFiles::read_value(uint64_t index) const {
   const Slice& slice = program_.slices[index];
   std::array<uint8_t, sizeof(float)> bytes = {};
-  read_exactly(slice.file, slice.offset, dtype_bytes(slice.dtype), bytes.data());
+  files_.read_exactly(slice.file, slice.offset, dtype_bytes(slice.dtype), bytes.data());
   uint32_t bits;
   std::memcpy(&bits, bytes.data(), sizeof bits);
   if (slice.dtype == DType::bf16) return float_from_bf16(static_cast<uint16_t>(bits));
@@ -178,8 +103,8 @@ uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtyp
   const uint64_t scale_bytes = dtype_bytes(matrix.dtype);
   std::vector<uint8_t> stored(scales.rows * scales.cols * scale_bytes);
   const uint64_t offset = matrix.offset + scales.first_row * matrix.row_stride + scales.first_col * scale_bytes;
-  uint64_t bytes_read = read_rows({matrix.file, offset, matrix.row_stride, scales.rows, scales.cols * scale_bytes},
-                                  stored.data());
+  const FileRows rows = {matrix.file, offset, matrix.row_stride, scales.rows, scales.cols * scale_bytes};
+  uint64_t bytes_read = files_.read_rows(rows, stored.data());
   bytes_read += read_elements(slice, part, to + part.rows * part.cols * (dtype_bytes(dtype) - 1));
   dequantize(matrix, part, floats_of_scales(matrix.dtype, stored.data(), scales.rows * scales.cols), dtype, to);
   return bytes_read;
@@ -188,7 +113,7 @@ uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtyp
 uint64_t SourceFiles::read_elements(const Slice& slice, const Part& part, uint8_t* to) const {
   if (is_transposed(slice)) return read_transposed(slice, part, to);
   const uint64_t offset = offset_in_file(slice, part.first_row, part.first_col);
-  return read_rows({slice.file, offset, slice.row_stride, part.rows, part.cols * dtype_bytes(slice.dtype)}, to);
+  return files_.read_rows({slice.file, offset, slice.row_stride, part.rows, part.cols * dtype_bytes(slice.dtype)}, to);
 }
 
 /// Columns are read as they lie, as many as have room, and then turned.
@@ -203,53 +128,11 @@ uint64_t SourceFiles::read_transposed(const Slice& slice, const Part& part, uint
     for (uint64_t col = 0; col < part.cols; col += cols_at_once) {
       const uint64_t cols = std::min(cols_at_once, part.cols - col);
       const uint64_t offset = offset_in_file(slice, part.first_row + row, part.first_col + col);
-      bytes_read += read_rows({slice.file, offset, slice.col_stride, cols, rows * size}, columns.data());
+      bytes_read += files_.read_rows({slice.file, offset, slice.col_stride, cols, rows * size}, columns.data());
       transpose(columns.data(), cols, rows, size, to + (row * part.cols + col) * size, part.cols);
     }
   }
   return bytes_read;
-}
-
-uint64_t SourceFiles::read_rows(const Rows& rows, uint8_t* to) const {
-  if (rows.stride == rows.bytes || rows.count == 1) {
-    read_exactly(rows.file, rows.offset, rows.count * rows.bytes, to);
-    return rows.count * rows.bytes;
-  }
-  if (rows.stride - rows.bytes < kWorthSkipping && rows.stride <= kFullRowsBytes) return read_full_rows(rows, to);
-  for (uint64_t row = 0; row < rows.count; row++) {
-    read_exactly(rows.file, rows.offset + row * rows.stride, rows.bytes, to + row * rows.bytes);
-  }
-  return rows.count * rows.bytes;
-}
-
-uint64_t SourceFiles::read_full_rows(const Rows& rows, uint8_t* to) const {
-  static thread_local std::vector<uint8_t> full_rows(kFullRowsBytes);
-  const uint64_t rows_at_once = kFullRowsBytes / rows.stride;
-  uint64_t bytes_read = 0;
-  for (uint64_t row = 0; row < rows.count; row += rows_at_once) {
-    const uint64_t count = std::min(rows_at_once, rows.count - row);
-    // The last row ends with its last element: what follows may be past the end of the file.
-    const uint64_t bytes = (count - 1) * rows.stride + rows.bytes;
-    read_exactly(rows.file, rows.offset + row * rows.stride, bytes, full_rows.data());
-    for (uint64_t i = 0; i < count; i++) {
-      std::memcpy(to + (row + i) * rows.bytes, full_rows.data() + i * rows.stride, rows.bytes);
-    }
-    bytes_read += bytes;
-  }
-  return bytes_read;
-}
-
-void SourceFiles::read_exactly(uint64_t index, uint64_t offset, uint64_t bytes, uint8_t* to) const {
-  const ProgramFile& file = program_.files[index];
-  while (bytes > 0) {
-    const ssize_t got = pread(descriptors_[index], to, bytes, static_cast<off_t>(offset));
-    if (got == -1 && errno == EINTR) continue;
-    if (got == -1) throw_file_errno(file, index, "reading", errno);
-    if (got == 0) throw_changed(file, index, "it ends before byte " + std::to_string(offset + bytes));
-    offset += static_cast<uint64_t>(got);
-    bytes -= static_cast<uint64_t>(got);
-    to += got;
-  }
 }
 
 }  // namespace layercast

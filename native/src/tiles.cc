@@ -14,15 +14,16 @@ struct TileSize {
 
 TileSize tile_size(const TileLimits& limits, const Op& op, uint64_t element_bytes) {
   const uint64_t row_bytes = op.cols * element_bytes;
-  if (op.scheme == Scheme::fp8_block) {
+  const Granularity granularity = granularity_of(op.scheme);
+  if (granularity == Granularity::block) {
     const uint64_t blocks = std::max<uint64_t>(1, limits.band_bytes / (kScaleBlock * kScaleBlock * element_bytes));
     if (blocks * kScaleBlock < op.cols) return {kScaleBlock, blocks * kScaleBlock};
     const uint64_t bands = std::max<uint64_t>(1, limits.band_bytes / (kScaleBlock * row_bytes));
     return {kScaleBlock * (limits.many_bands ? bands : 1), op.cols};
   }
   if (row_bytes <= limits.tile_bytes) return {limits.tile_bytes / row_bytes, op.cols};
-  // A channel's scale needs its whole row; the other schemes may take a row in pieces.
-  if (op.scheme == Scheme::fp8_channel) return {1, op.cols};
+  // A row's scale needs all of it; without one, or with one for the whole matrix, a row may be taken in pieces.
+  if (granularity == Granularity::row) return {1, op.cols};
   return {1, limits.tile_bytes / element_bytes};
 }
 

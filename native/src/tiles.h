@@ -1,5 +1,5 @@
 // Cuts an op's matrix into tiles: what one thread reads at once, small enough for its cache, large enough for a read to
-// be worth its call (as the backend says), and never through what the scheme needs together (a row, a scale block).
+// be worth its call (as the backend says), and never through what shares a scale (a row, a scale block).
 #pragma once
 
 #include <vector>

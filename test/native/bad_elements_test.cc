@@ -12,7 +12,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr Scheme kSchemes[] = {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block};
 
 struct Element {
   uint64_t row;
@@ -49,7 +48,7 @@ LAW("the first element that is not finite is reported, whatever the scheme and t
   write_file(directory / "file", bytes_of(matrix_with(kRows, kCols,
                                                       {{1400, 3, kNan}, {777, 650, kInfinity}, {777, 20, -kInfinity},
                                                        {776, 699, kNan}, {780, 0, kNan}})));
-  for (const Scheme scheme : kSchemes) {
+  for (const Scheme scheme : kEveryScheme) {
     for (const uint32_t threads : {1u, 8u}) {
       const LayerProgram program = f32_program(directory / "file", scheme, kRows, kCols);
       Bench bench(8 << 20, threads);

@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   AGREEMENT_FIELDS,
   type Arena,
+  COPY_FIELDS,
   DERIVED_FIELDS,
   type LayerProgram,
   loadNative,
@@ -18,7 +19,7 @@ import {
   SLICE_FIELDS,
 } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
-import { SCHEMES } from "../../orchestrator/contract/recipe.js";
+import { SCALE_BLOCK, SCHEMES } from "../../orchestrator/contract/recipe.js";
 import { CODES, channelProgram, SPANS, VALUES } from "./channel-program.js";
 import { refusal } from "./refusal.js";
 
@@ -69,6 +70,7 @@ describe("the two sides of the bridge", () => {
     expect(structFields("ScaleMatrix")).toEqual(SCALE_FIELDS.map(snake));
     expect(structFields("Agreement")).toEqual(AGREEMENT_FIELDS.map(snake));
     expect(structFields("Derived")).toEqual(DERIVED_FIELDS.map(snake));
+    expect(structFields("Copy")).toEqual(COPY_FIELDS.map(snake));
   });
 
   it("have the same error codes", () => {
@@ -76,13 +78,18 @@ describe("the two sides of the bridge", () => {
     expect([...header.matchAll(/"(NATIVE_\w+)"/g)].map((match) => match[1])).toEqual([...NATIVE_ERRORS]);
   });
 
-  it("have the same codes of dtypes and schemes", () => {
+  it("have the same codes of dtypes", () => {
     const dtypes = readFileSync(join(SOURCES, "dtype.h"), "utf8");
     for (const [name, { code }] of Object.entries(DTYPES)) expect(dtypes).toContain(`${name.toLowerCase()} = ${code}`);
-    const schemes = readFileSync(join(SOURCES, "layer_program.h"), "utf8");
-    for (const [name, { code }] of Object.entries(SCHEMES)) {
-      expect(schemes).toContain(`${name.replace("-", "_")} = ${code}`);
-    }
+  });
+
+  it("have the same schemes: their codes, and which rows must be written together", () => {
+    const header = readFileSync(join(SOURCES, "scheme.h"), "utf8");
+    const rows = [...header.matchAll(/SchemeRow\{Scheme::\w+, "([\w-]+)", Granularity::(\w+)\}/g)];
+    const rowsTogether: Record<string, unknown> = { none: 1, matrix: "all", row: 1, block: SCALE_BLOCK };
+    expect(rows.map(([, name, granularity = ""], code) => [name, code, rowsTogether[granularity]])).toEqual(
+      Object.entries(SCHEMES).map(([name, scheme]) => [name, scheme.code, scheme.rowsTogether]),
+    );
   });
 });
 

@@ -5,15 +5,15 @@ import { type LayerProgram, OP_FIELDS, type ProgramFile, SLICE_FIELDS } from "..
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import { SCHEMES } from "../../orchestrator/contract/recipe.js";
 
-function planned(path: string): ProgramFile {
+export function planned(path: string): ProgramFile {
   const status = statSync(path, { bigint: true });
   const [mtimeNs, inode] = [String(status.mtimeNs), String(status.ino)];
   return { path, sizeBytes: Number(status.size), mtimeNs, inode };
 }
 
-type Row<Fields extends readonly string[]> = Record<Fields[number], number>;
+export type Row<Fields extends readonly string[]> = Record<Fields[number], number>;
 
-function numbers<Fields extends readonly string[]>(fields: Fields, rows: Row<Fields>[]): Float64Array {
+export function numbers<Fields extends readonly string[]>(fields: Fields, rows: Row<Fields>[]): Float64Array {
   return new Float64Array(rows.flatMap((row) => fields.map((field) => row[field as Fields[number]])));
 }
 

@@ -4,7 +4,7 @@
 #include "check.h"
 #include "digest.h"
 #include "exchange.h"
-#include "reference.h"
+#include "scheme_reference.h"
 #include "support.h"
 
 using namespace layercast;
@@ -40,19 +40,6 @@ std::vector<float> matrix_of(const LayerProgram& program, const Op& op, const By
   return matrix;
 }
 
-uint64_t scale_index(const Op& op, uint64_t row, uint64_t col) {
-  if (op.scheme == Scheme::fp8_tensor) return 0;
-  if (op.scheme == Scheme::fp8_channel) return row;
-  return row / 128 * ((op.cols + 127) / 128) + col / 128;
-}
-
-float scale_of(Scheme scheme, float amax) {
-  if (scheme == Scheme::fp8_channel) return std::max(amax / 448.0f, 1.0f / 229376.0f);
-  if (scheme == Scheme::fp8_block) return std::max(amax, 1e-4f) / 448.0f;
-  const float scale = amax / 448.0f;
-  return std::isinf(1.0f / scale) ? 1.0f : scale;
-}
-
 void store_value(ByteVector& arena, uint64_t offset, float value, DType dtype) {
   if (dtype == DType::f32) {
     std::memcpy(&arena[offset], &value, 4);
@@ -67,7 +54,7 @@ void apply_reference(const LayerProgram& program, const Op& op, const ByteVector
   const std::vector<float> matrix = matrix_of(program, op, file);
   std::vector<float> amax(scale_count(op), 0.0f);
   for (uint64_t i = 0; i < matrix.size() && !amax.empty(); i++) {
-    float& greatest = amax[scale_index(op, i / op.cols, i % op.cols)];
+    float& greatest = amax[scale_index_reference(op.scheme, i / op.cols, i % op.cols, op.cols)];
     greatest = std::max(greatest, std::abs(matrix[i]));
   }
   for (uint64_t i = 0; i < matrix.size(); i++) {
@@ -76,11 +63,11 @@ void apply_reference(const LayerProgram& program, const Op& op, const ByteVector
       store_value(arena, at, matrix[i], op.out_dtype);
       continue;
     }
-    const float scale = scale_of(op.scheme, amax[scale_index(op, i / op.cols, i % op.cols)]);
-    arena[at] = e4m3_reference(op.scheme == Scheme::fp8_channel ? matrix[i] / scale : matrix[i] * (1.0f / scale));
+    const float scale = scale_reference(op.scheme, amax[scale_index_reference(op.scheme, i / op.cols, i % op.cols, op.cols)]);
+    arena[at] = code_reference(op.scheme, matrix[i], scale);
   }
   for (uint64_t i = 0; i < amax.size(); i++) {
-    store_value(arena, static_cast<uint64_t>(op.scale_offset) + 4 * i, scale_of(op.scheme, amax[i]), DType::f32);
+    store_value(arena, static_cast<uint64_t>(op.scale_offset) + 4 * i, scale_reference(op.scheme, amax[i]), DType::f32);
   }
 }
 
@@ -171,15 +158,13 @@ void check_case(const Case& one) {
   const std::vector<Span> spans = written_spans(op);
   CHECK_EQUAL(report.digest, digest_spans(*bench.pool, *bench.arena, Half::staging, spans, CancelToken()));
   CHECK_EQUAL(report.bytes_written, spans[0].bytes + (spans.size() > 1 ? spans[1].bytes : 0));
-  CHECK(report.bytes_read >= rows * one.cols * dtype_bytes(one.source) * (op.scheme == Scheme::fp8_tensor ? 2 : 1));
+  CHECK(report.bytes_read >= rows * one.cols * dtype_bytes(one.source) * (is_measured(op.scheme) ? 2 : 1));
 }
-
-constexpr Scheme kSchemes[] = {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block};
 
 }  // namespace
 
 LAW("every scheme makes the reference's bytes of odd shapes, parts and dtypes, and touches no other byte") {
-  for (const Scheme scheme : kSchemes) {
+  for (const Scheme scheme : kEveryScheme) {
     for (const DType source : {DType::bf16, DType::f16, DType::f32}) {
       for (const DType round : {DType::none, DType::bf16, DType::f16, DType::f32}) {
         check_case({scheme, source, round, {1}, 1, 0, 0, 1});
@@ -206,7 +191,7 @@ LAW("rows wider than a tile are cut where the scheme allows it") {
 }
 
 LAW("rows far apart in the file are read one by one, near ones together, with the same result") {
-  for (const Scheme scheme : kSchemes) {
+  for (const Scheme scheme : kEveryScheme) {
     check_case({scheme, DType::bf16, DType::none, {33, 21}, 64, 64, 0, 2});
     check_case({scheme, DType::bf16, DType::none, {33, 21}, 64, 5'000, 0, 2});
     check_case({scheme, DType::f32, DType::none, {200}, 700, 700, 9, 8});

@@ -142,7 +142,7 @@ LAW("numbers that are not numbers of their field are refused") {
   const double nan = kNoConstant;
   const std::vector<double> good = {0, 2, -1, 1, 1, 0, -1, 0, 0, 0, nan, 1};
   CHECK_EQUAL(ops_from_numbers(good).size(), 1u);
-  const std::pair<size_t, double> spoilers[] = {{0, 4}, {0, -1}, {1, 5}, {2, -2}, {3, 0.5}, {3, -1}, {4, nan},
+  const std::pair<size_t, double> spoilers[] = {{0, kSchemes.size()}, {0, -1}, {1, 5}, {2, -2}, {3, 0.5}, {3, -1}, {4, nan},
                                                 {5, 1e300},
                                                 {6, -2}, {11, 2}};
   for (const auto& [field, value] : spoilers) {

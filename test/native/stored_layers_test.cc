@@ -5,7 +5,7 @@
 #include "check.h"
 #include "cpu/vector_code.h"
 #include "exchange.h"
-#include "reference.h"
+#include "scheme_reference.h"
 #include "support.h"
 
 using namespace layercast;
@@ -47,17 +47,6 @@ float element_of(const LayerProgram& program, const Op& op, const Slice& slice, 
   return static_cast<float>(rounded_to(value, op.round_dtype));
 }
 
-uint64_t index_of_scale(Scheme scheme, uint64_t row, uint64_t col, uint64_t cols) {
-  if (scheme == Scheme::fp8_tensor) return 0;
-  return scheme == Scheme::fp8_channel ? row : row / 128 * ((cols + 127) / 128) + col / 128;
-}
-
-float scale_of(Scheme scheme, float amax) {
-  if (scheme == Scheme::fp8_channel) return std::max(amax / 448.0f, 1.0f / 229376.0f);
-  if (scheme == Scheme::fp8_block) return std::max(amax, 1e-4f) / 448.0f;
-  return std::isinf(1.0f / (amax / 448.0f)) ? 1.0f : amax / 448.0f;
-}
-
 void apply_op(const LayerProgram& program, const Op& op, const ByteVector& file, ByteVector& arena) {
   std::vector<float> matrix(op.rows * op.cols, 0.0f);
   if (op.out_dtype == DType::f8_e4m3) std::fill_n(arena.begin() + static_cast<int64_t>(op.out_offset), matrix.size(), 0);
@@ -81,14 +70,12 @@ void apply_op(const LayerProgram& program, const Op& op, const ByteVector& file,
   }
   std::vector<float> scales(scale_count(op), 0.0f);
   const auto scale_at = [&](uint64_t i) -> float& {
-    return scales[index_of_scale(op.scheme, i / op.cols, i % op.cols, op.cols)];
+    return scales[scale_index_reference(op.scheme, i / op.cols, i % op.cols, op.cols)];
   };
   for (uint64_t i = 0; i < matrix.size(); i++) scale_at(i) = std::max(scale_at(i), std::abs(matrix[i]));
-  for (float& scale : scales) scale = scale_of(op.scheme, scale);
+  for (float& scale : scales) scale = scale_reference(op.scheme, scale);
   for (uint64_t i = 0; i < matrix.size(); i++) {
-    const float scale = scale_at(i);
-    arena[op.out_offset + i] =
-        e4m3_reference(op.scheme == Scheme::fp8_channel ? matrix[i] / scale : matrix[i] * (1.0f / scale));
+    arena[op.out_offset + i] = code_reference(op.scheme, matrix[i], scale_at(i));
   }
   std::memcpy(&arena[static_cast<uint64_t>(op.scale_offset)], scales.data(), 4 * scales.size());
 }
@@ -107,7 +94,7 @@ void apply_derived(const Derived& derived, ByteVector& arena) {
       continue;
     }
     const float scale = value_at<float>(arena, static_cast<uint64_t>(derived.scale_offset) +
-                                                   4 * index_of_scale(derived.scheme, held, col, derived.cols));
+                                                   4 * scale_index_reference(derived.scheme, held, col, derived.cols));
     const float product = static_cast<float>(e4m3_value(arena[from])) * scale;
     store(arena, to, static_cast<float>(rounded_to(product, derived.out_dtype)), derived.out_dtype);
   }
@@ -256,7 +243,7 @@ LAW("random programs of transposed slices, codes and what is derived make the re
 
 LAW("tall transposed matrices, cut into many tiles and read in many pieces, are what they are when turned") {
   constexpr uint64_t kShapes[][3] = {{3000, 2100, 0}, {1100, 5000, 5000}, {600'001, 5, 0}};
-  for (const Scheme scheme : {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+  for (const Scheme scheme : kEveryScheme) {
     for (const auto& [rows, cols, gap] : kShapes) {
       TemporaryDirectory directory;
       std::mt19937 random(static_cast<uint32_t>(rows));

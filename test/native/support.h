@@ -3,12 +3,14 @@
 
 #include <sys/stat.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <future>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +20,15 @@
 #include "thread_pool.h"
 
 namespace layercast::test {
+
+inline constexpr std::array kEveryScheme = [] {
+  std::array<Scheme, kSchemes.size()> every;
+  for (size_t i = 0; i < every.size(); i++) every[i] = kSchemes[i].scheme;
+  return every;
+}();
+
+/// All but none.
+inline constexpr std::span kQuantizing = std::span(kEveryScheme).subspan<1>();
 
 inline constexpr double kNoConstant = std::numeric_limits<double>::quiet_NaN();
 

@@ -344,9 +344,9 @@ Result run_op(const VectorCode& code, const OpSpec& spec, const ByteVector& elem
   device->vectors = &code;
   CHECK(backend.begin_run(device, &run_spec, &run) == Status::ok);
   const Op& op = spec.op;
-  const uint64_t tile_rows = op.scheme == Scheme::fp8_block ? kScaleBlock : 50;
+  const uint64_t tile_rows = granularity_of(op.scheme) == Granularity::block ? kScaleBlock : 50;
   for (const bool measuring : {true, false}) {
-    if (measuring && op.scheme != Scheme::fp8_tensor) continue;
+    if (measuring && !is_measured(op.scheme)) continue;
     for (uint64_t row = 0; row < op.rows; row += tile_rows) {
       const Tile tile = {0, row, std::min(tile_rows, op.rows - row), 0, op.cols};
       const uint8_t* host = elements.data() + row * op.cols * dtype_bytes(spec.source);
@@ -386,7 +386,7 @@ void check_op(Scheme scheme, DType source, DType round, bool finite, bool must_b
 }  // namespace
 
 LAW("whole runs give the same codes, scales, digest and bad elements with every vector code") {
-  for (const Scheme scheme : {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+  for (const Scheme scheme : kEveryScheme) {
     for (const DType source : kSources) {
       for (const DType round : kRounds) {
         check_op(scheme, source, round, true, false);

@@ -11,7 +11,7 @@
 #include "../digest.h"
 #include "../error.h"
 #include "../host_memory.h"
-#include "run.h"
+#include "schemes.h"
 
 namespace layercast {
 namespace {
@@ -107,35 +107,36 @@ void add_totals(Run& run, const RunTotals& totals) {
   run.digest.fetch_add(totals.digest, std::memory_order_relaxed);
 }
 
-void put_by_scheme(TileWork& work) {
-  switch (work.spec.op.scheme) {
-    case Scheme::none:
-      return put_none(work);
-    case Scheme::fp8_tensor:
-      return put_fp8_tensor(work);
-    case Scheme::fp8_channel:
-      return put_fp8_channel(work);
-    case Scheme::fp8_block:
-      return put_fp8_block(work);
-  }
+template <class Element>
+void grow(std::vector<Element>& memory, uint64_t elements) {
+  if (memory.size() < elements) memory.resize(elements);
 }
 
-template <class Work>
-Status on_tile(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host, const Work& do_work) {
+void grow(Lane& lane, const Scratch& scratch) {
+  grow(lane.values, scratch.values);
+  grow(lane.placed, scratch.placed);
+  grow(lane.codes, scratch.codes);
+  grow(lane.scales, scratch.scales);
+}
+
+/// Lets one of the scheme's functions work on the tile.
+Status on_tile(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host, void (*SchemeCode::*step)(TileWork&)) {
   return guard([&] {
     TileWork work{*run, run->ops[tile->op], run->states[tile->op], *tile, run->device.lanes[lane], host,
                   *run->device.vectors};
-    do_work(work);
+    const SchemeCode& code = *kSchemeCodes[static_cast<size_t>(work.spec.op.scheme)];
+    grow(work.lane, code.scratch(work));
+    (code.*step)(work);
     add_totals(*run, work.totals);
   });
 }
 
 Status measure(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host) {
-  return on_tile(run, lane, tile, host, measure_fp8_tensor);
+  return on_tile(run, lane, tile, host, &SchemeCode::measure);
 }
 
 Status put(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host) {
-  return on_tile(run, lane, tile, host, put_by_scheme);
+  return on_tile(run, lane, tile, host, &SchemeCode::put);
 }
 
 Status derive_head(Run* run, uint32_t lane, const Derived* derived, uint64_t head) {

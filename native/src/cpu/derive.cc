@@ -9,7 +9,7 @@ namespace {
 
 /// Codes of a row that share a scale.
 uint64_t cols_of_scale(const Derived& derived, uint64_t col) {
-  if (derived.scheme == Scheme::fp8_block) return std::min(kScaleBlock, derived.cols - col);
+  if (granularity_of(derived.scheme) == Granularity::block) return std::min(kScaleBlock, derived.cols - col);
   return derived.cols;
 }
 
@@ -23,9 +23,10 @@ void take_row(const DeriveWork& work, uint64_t row, uint8_t* to) {
     return;
   }
   const auto* scales = reinterpret_cast<const float*>(work.run.base + derived.scale_offset);
+  const Granularity granularity = granularity_of(derived.scheme);
   float* values = work.lane.values.data();
   for (uint64_t col = 0; col < cols; col += cols_of_scale(derived, col)) {
-    const float scale = scales[scale_index(derived.scheme, row, col, cols)];
+    const float scale = scales[scale_index(granularity, row, col, cols)];
     work.vectors.decode(from + col, cols_of_scale(derived, col), scale, values + col);
   }
   work.vectors.narrow(derived.out_dtype, values, cols, to);

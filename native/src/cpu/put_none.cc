@@ -1,5 +1,5 @@
 // Scheme none: values as they are, or rounded to another dtype.
-#include "run.h"
+#include "schemes.h"
 
 namespace layercast {
 namespace {
@@ -8,13 +8,13 @@ bool keeps_bits(const OpSpec& spec) {
   return spec.source == spec.op.out_dtype && (spec.round == DType::none || spec.round == spec.source);
 }
 
-}  // namespace
+Scratch scratch(const TileWork& work) {
+  return {.values = kStripElements, .codes = kStripElements * dtype_bytes(work.spec.op.out_dtype)};
+}
 
-void put_none(TileWork& work) {
+void put(TileWork& work) {
   const uint64_t element_bytes = dtype_bytes(work.spec.op.out_dtype);
   const bool bits_kept = keeps_bits(work.spec);
-  work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kStripElements));
-  work.lane.codes.resize(std::max<uint64_t>(work.lane.codes.size(), kStripElements * element_bytes));
   each_strip(work.tile, [&](uint64_t first, uint64_t count) {
     const uint8_t* bytes = work.host + first * element_bytes;
     if (bits_kept) {
@@ -30,5 +30,9 @@ void put_none(TileWork& work) {
     work.totals.write_ns += work.watch.lap_ns();
   });
 }
+
+}  // namespace
+
+const SchemeCode kNone = {scratch, nullptr, put};
 
 }  // namespace layercast

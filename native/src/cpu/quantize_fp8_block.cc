@@ -1,10 +1,17 @@
 // fp8-block: a scale for each 128 by 128 elements. A strip is one scale block; the tile's codes are written together,
 // so that they go out in long runs.
 #include "numbers.h"
-#include "run.h"
+#include "schemes.h"
 
 namespace layercast {
 namespace {
+
+Scratch scratch(const TileWork& work) {
+  const Tile& tile = work.tile;
+  return {.values = kScaleBlock * kScaleBlock,
+          .codes = tile.rows * tile.cols,
+          .scales = ceil_div(tile.cols, kScaleBlock)};
+}
 
 /// Quantizes the scale block that begins at the tile's column `first_col`; returns its scale.
 float put_block(TileWork& work, uint64_t first_col) {
@@ -18,21 +25,20 @@ float put_block(TileWork& work, uint64_t first_col) {
   return scale;
 }
 
-}  // namespace
-
-void put_fp8_block(TileWork& work) {
+void put(TileWork& work) {
   const Tile& tile = work.tile;
   const uint64_t blocks = ceil_div(tile.cols, kScaleBlock);
-  work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kScaleBlock * kScaleBlock));
-  work.lane.codes.resize(std::max(work.lane.codes.size(), tile.rows * tile.cols));
-  work.lane.scales.resize(std::max(work.lane.scales.size(), blocks));
   for (uint64_t block = 0; block < blocks; block++) {
     work.lane.scales[block] = put_block(work, block * kScaleBlock);
   }
-  const uint64_t first = scale_index(Scheme::fp8_block, tile.first_row, tile.first_col, work.spec.op.cols);
+  const uint64_t first = scale_index(Granularity::block, tile.first_row, tile.first_col, work.spec.op.cols);
   write_elements(work, 0, tile.rows * tile.cols, work.lane.codes.data());
   write_scales(work, first, work.lane.scales.data(), blocks);
   work.totals.write_ns += work.watch.lap_ns();
 }
+
+}  // namespace
+
+const SchemeCode kFp8Block = {scratch, nullptr, put};
 
 }  // namespace layercast

@@ -1,9 +1,16 @@
 // fp8-channel: a scale a row. A strip is as many whole rows as fit.
 #include "numbers.h"
-#include "run.h"
+#include "schemes.h"
 
 namespace layercast {
 namespace {
+
+uint64_t strip_rows(const Tile& tile) { return std::min(tile.rows, std::max<uint64_t>(1, kStripElements / tile.cols)); }
+
+Scratch scratch(const TileWork& work) {
+  const uint64_t rows = strip_rows(work.tile), elements = rows * work.tile.cols;
+  return {.values = elements, .placed = rows, .codes = elements, .scales = rows};
+}
 
 void put_rows(TileWork& work, uint64_t first_row, uint64_t rows) {
   const uint64_t cols = work.tile.cols;
@@ -25,18 +32,15 @@ void put_rows(TileWork& work, uint64_t first_row, uint64_t rows) {
   work.totals.write_ns += work.watch.lap_ns();
 }
 
-}  // namespace
-
-void put_fp8_channel(TileWork& work) {
-  const uint64_t cols = work.tile.cols;
-  const uint64_t strip_rows = std::min(work.tile.rows, std::max<uint64_t>(1, kStripElements / cols));
-  work.lane.values.resize(std::max(work.lane.values.size(), strip_rows * cols));
-  work.lane.placed.resize(std::max(work.lane.placed.size(), strip_rows));
-  work.lane.codes.resize(std::max(work.lane.codes.size(), strip_rows * cols));
-  work.lane.scales.resize(std::max(work.lane.scales.size(), strip_rows));
-  for (uint64_t row = 0; row < work.tile.rows; row += strip_rows) {
-    put_rows(work, row, std::min(strip_rows, work.tile.rows - row));
+void put(TileWork& work) {
+  const uint64_t rows = strip_rows(work.tile);
+  for (uint64_t row = 0; row < work.tile.rows; row += rows) {
+    put_rows(work, row, std::min(rows, work.tile.rows - row));
   }
 }
+
+}  // namespace
+
+const SchemeCode kFp8Channel = {scratch, nullptr, put};
 
 }  // namespace layercast

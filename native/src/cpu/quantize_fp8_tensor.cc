@@ -1,6 +1,6 @@
 // fp8-tensor: one scale for the whole matrix, so two passes over the source: amax first, then codes.
 #include "numbers.h"
-#include "run.h"
+#include "schemes.h"
 
 namespace layercast {
 namespace {
@@ -11,10 +11,9 @@ void raise(std::atomic<uint32_t>& highest, uint32_t value) {
   }
 }
 
-}  // namespace
+Scratch scratch(const TileWork&) { return {.values = kStripElements, .codes = kStripElements}; }
 
-void measure_fp8_tensor(TileWork& work) {
-  work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kStripElements));
+void measure(TileWork& work) {
   uint32_t amax_bits = 0;
   each_strip(work.tile, [&](uint64_t first, uint64_t count) {
     amax_bits = std::max(amax_bits, place_rows(work, first, 1, count, work.lane.values.data()).amax_bits);
@@ -23,9 +22,7 @@ void measure_fp8_tensor(TileWork& work) {
   work.totals.place_ns += work.watch.lap_ns();
 }
 
-void put_fp8_tensor(TileWork& work) {
-  work.lane.values.resize(std::max<uint64_t>(work.lane.values.size(), kStripElements));
-  work.lane.codes.resize(std::max<uint64_t>(work.lane.codes.size(), kStripElements));
+void put(TileWork& work) {
   const float scale = tensor_scale(work.state.amax_bits.load(std::memory_order_relaxed));
   if (work.tile.first_row == 0 && work.tile.first_col == 0) write_scales(work, 0, &scale, 1);
   each_strip(work.tile, [&](uint64_t first, uint64_t count) {
@@ -37,5 +34,9 @@ void put_fp8_tensor(TileWork& work) {
     work.totals.write_ns += work.watch.lap_ns();
   });
 }
+
+}  // namespace
+
+const SchemeCode kFp8Tensor = {scratch, measure, put};
 
 }  // namespace layercast

@@ -22,7 +22,7 @@ struct Placed {
 };
 
 struct Lane {
-  std::vector<uint8_t> host;  // grows to the largest tile met: a band, or one row of fp8_channel
+  std::vector<uint8_t> host;  // grows to the largest tile met: a band of scale blocks, or one row that shares a scale
   std::vector<float> values;
   std::vector<Placed> placed;
   std::vector<uint8_t> codes;
@@ -108,12 +108,6 @@ void each_strip(const Tile& tile, const Each& each) {
   }
 }
 
-// One scheme, one file.
-void put_none(TileWork& work);
-void measure_fp8_tensor(TileWork& work);
-void put_fp8_tensor(TileWork& work);
-void put_fp8_channel(TileWork& work);
-void put_fp8_block(TileWork& work);
 void derive(DeriveWork& work);
 
 }  // namespace layercast

@@ -16,11 +16,11 @@ __device__ __forceinline__ uint32_t made(const DeriveJob& job, uint64_t element)
   const uint64_t row = job.first_row + (job.transposed ? element % job.rows : element / job.cols);
   const uint64_t col = job.transposed ? element / job.rows : element % job.cols;
   const uint64_t at = row * job.cols + col;
-  if (job.scheme == Scheme::none) {
+  if (job.granularity == Granularity::none) {
     if constexpr (kOutBytes == 4) return reinterpret_cast<const uint32_t*>(job.weight)[at];
     return reinterpret_cast<const uint16_t*>(job.weight)[at];
   }
-  const float value = scaled_e4m3(job.weight[at], job.scales[scale_index(job.scheme, row, col, job.cols)]);
+  const float value = scaled_e4m3(job.weight[at], job.scales[scale_index(job.granularity, row, col, job.cols)]);
   if constexpr (kOutBytes == 4) return bits_of(value);
   return job.out == DType::bf16 ? bf16_from_float(value) : f16_from_float(value);
 }

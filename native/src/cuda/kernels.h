@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 
 #include "../layer_program.h"
@@ -37,8 +38,8 @@ struct TileJob {
   uint8_t* base;
   uint64_t out_offset;  // of the op
   uint64_t scale_offset;  // of the tile's first scale
-  uint64_t band_scales;  // fp8_block: scales from one band to the next
-  bool writes_scale;  // fp8_tensor: of an op's tiles, the first does
+  uint64_t band_scales;  // where blocks share a scale: from one band's first to the next band's
+  bool writes_scale;  // where the matrix shares one: of its tiles, the first does
 
   OpState* state;
   unsigned long long* digest_parts;
@@ -46,7 +47,7 @@ struct TileJob {
 
 /// One head of what is derived: rows [first_row, first_row + rows) of a matrix of `cols` columns.
 struct DeriveJob {
-  Scheme scheme;
+  Granularity granularity;
   DType out;
   bool transposed;
   const uint8_t* weight;
@@ -64,11 +65,23 @@ struct Queue {
   uint32_t multiprocessors;
 };
 
-void launch_put_none(const TileJob& job, const Queue& queue);
-void launch_measure_fp8_tensor(const TileJob& job, const Queue& queue);
-void launch_put_fp8_tensor(const TileJob& job, const Queue& queue);
-void launch_put_fp8_channel(const TileJob& job, const Queue& queue);
-void launch_put_fp8_block(const TileJob& job, const Queue& queue);
+/// What a scheme is on a GPU: the kernels of its file in this folder.
+struct SchemeKernels {
+  /// Only where one scale is for the whole matrix, else null.
+  void (*measure)(const TileJob& job, const Queue& queue);
+  void (*put)(const TileJob& job, const Queue& queue);
+};
+
+extern const SchemeKernels kNone, kFp8Tensor, kFp8Channel, kFp8Block;
+
+/// In the order of their codes.
+inline constexpr std::array kSchemeKernels = {
+    &kNone,
+    &kFp8Tensor,
+    &kFp8Channel,
+    &kFp8Block,
+};
+static_assert(kSchemeKernels.size() == kSchemes.size(), "each scheme has its kernels");
 
 void launch_derive(const DeriveJob& job, const Queue& queue);
 

@@ -50,9 +50,7 @@ __global__ void __launch_bounds__(kThreads) put_kernel(const TileJob job) {
   add_digest(digest, digest_part(job));
 }
 
-}  // namespace
-
-void launch_put_none(const TileJob& job, const Queue& queue) {
+void launch_put(const TileJob& job, const Queue& queue) {
   const dim3 grid = grid_of_chunks(job, queue, kThreads);
   if (job.source == DType::f8_e4m3) {
     put_kernel<DType::f8_e4m3, 1><<<grid, kThreads, 0, queue.stream>>>(job);
@@ -66,5 +64,9 @@ void launch_put_none(const TileJob& job, const Queue& queue) {
     }
   });
 }
+
+}  // namespace
+
+const SchemeKernels kNone = {nullptr, launch_put};
 
 }  // namespace layercast

@@ -49,13 +49,15 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
   add_digest(digest, digest_part(job));
 }
 
-}  // namespace
-
-void launch_put_fp8_block(const TileJob& job, const Queue& queue) {
+void launch_put(const TileJob& job, const Queue& queue) {
   const uint32_t threads = kRowsAtOnce * (kChunksAligned + (rows_begin_with_chunks(job) ? 0 : 1));
   const dim3 grid(static_cast<uint32_t>(ceil_div(job.cols, kScaleBlock)),
                   static_cast<uint32_t>(ceil_div(job.rows, kScaleBlock)));
   by_source(job, [&]<DType kSource>() { put_kernel<kSource><<<grid, threads, 0, queue.stream>>>(job); });
 }
+
+}  // namespace
+
+const SchemeKernels kFp8Block = {nullptr, launch_put};
 
 }  // namespace layercast

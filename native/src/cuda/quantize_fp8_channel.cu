@@ -45,14 +45,16 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
   add_digest(digest, digest_part(job));
 }
 
-}  // namespace
-
-void launch_put_fp8_channel(const TileJob& job, const Queue& queue) {
+void launch_put(const TileJob& job, const Queue& queue) {
   const uint64_t lead = rows_begin_with_chunks(job) ? 0 : kChunk - 1;
   const uint64_t chunks = ceil_div(job.cols + lead, kChunk);
   const uint64_t wanted = ceil_div(chunks, kKept * 32) * 32;
   const auto threads = static_cast<uint32_t>(wanted < kMostThreads ? wanted : kMostThreads);
   by_source(job, [&]<DType kSource>() { put_kernel<kSource><<<job.rows, threads, 0, queue.stream>>>(job); });
 }
+
+}  // namespace
+
+const SchemeKernels kFp8Channel = {nullptr, launch_put};
 
 }  // namespace layercast

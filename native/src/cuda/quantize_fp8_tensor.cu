@@ -40,16 +40,18 @@ __global__ void __launch_bounds__(kThreads) put_kernel(const TileJob job) {
   add_digest(digest, digest_part(job));
 }
 
-}  // namespace
-
-void launch_measure_fp8_tensor(const TileJob& job, const Queue& queue) {
+void launch_measure(const TileJob& job, const Queue& queue) {
   const dim3 grid = grid_of_chunks(job, queue, kThreads);
   by_source(job, [&]<DType kSource>() { measure_kernel<kSource><<<grid, kThreads, 0, queue.stream>>>(job); });
 }
 
-void launch_put_fp8_tensor(const TileJob& job, const Queue& queue) {
+void launch_put(const TileJob& job, const Queue& queue) {
   const dim3 grid = grid_of_chunks(job, queue, kThreads);
   by_source(job, [&]<DType kSource>() { put_kernel<kSource><<<grid, kThreads, 0, queue.stream>>>(job); });
 }
+
+}  // namespace
+
+const SchemeKernels kFp8Tensor = {launch_measure, launch_put};
 
 }  // namespace layercast

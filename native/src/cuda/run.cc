@@ -92,17 +92,16 @@ DType needed_rounding(const OpSpec& spec) {
 uint64_t tile_bytes(const OpSpec& spec, const Tile& tile) { return tile.rows * tile.cols * dtype_bytes(spec.source); }
 
 uint64_t scales_of(const Op& op, const Tile& tile) {
-  if (op.scheme == Scheme::fp8_tensor) return tile.first_row == 0 && tile.first_col == 0 ? 1 : 0;
-  if (op.scheme == Scheme::fp8_channel) return tile.rows;
-  if (op.scheme == Scheme::fp8_block) return ceil_div(tile.rows, kScaleBlock) * ceil_div(tile.cols, kScaleBlock);
-  return 0;
+  if (is_measured(op.scheme)) return tile.first_row == 0 && tile.first_col == 0 ? 1 : 0;
+  return scale_count(granularity_of(op.scheme), tile.rows, tile.cols);
 }
 
 TileJob job_of(const Run& run, const Tile& tile, const uint8_t* in_device) {
   const OpSpec& spec = run.ops[tile.op];
   const Op& op = spec.op;
   const DType round = needed_rounding(spec);
-  const bool scaled = op.scheme != Scheme::none;
+  const Granularity granularity = granularity_of(op.scheme);
+  const uint64_t first_scale = scale_index(granularity, tile.first_row, tile.first_col, op.cols);
   TileJob job = {
       .source = spec.source,
       .round = round,
@@ -116,14 +115,14 @@ TileJob job_of(const Run& run, const Tile& tile, const uint8_t* in_device) {
       .op_cols = op.cols,
       .base = run.base,
       .out_offset = op.out_offset,
-      .scale_offset = scaled ? static_cast<uint64_t>(op.scale_offset) + scale_index(op.scheme, tile.first_row, tile.first_col, op.cols) * 4 : 0,
+      .scale_offset = granularity == Granularity::none ? 0 : static_cast<uint64_t>(op.scale_offset) + first_scale * 4,
       .band_scales = ceil_div(op.cols, kScaleBlock),
       .writes_scale = scales_of(op, tile) > 0,
       .state = state_of(run, tile.op),
       .digest_parts = digest_parts_of(run),
   };
   // Where rows mean nothing, whole ones are one long row.
-  const bool by_element = op.scheme == Scheme::none || op.scheme == Scheme::fp8_tensor;
+  const bool by_element = granularity == Granularity::none || granularity == Granularity::matrix;
   if (by_element && tile.cols == op.cols) {
     job.cols *= job.rows;
     job.rows = 1;
@@ -131,17 +130,8 @@ TileJob job_of(const Run& run, const Tile& tile, const uint8_t* in_device) {
   return job;
 }
 
-void launch_put(Scheme scheme, const TileJob& job, const Queue& queue) {
-  switch (scheme) {
-    case Scheme::none:
-      return launch_put_none(job, queue);
-    case Scheme::fp8_tensor:
-      return launch_put_fp8_tensor(job, queue);
-    case Scheme::fp8_channel:
-      return launch_put_fp8_channel(job, queue);
-    case Scheme::fp8_block:
-      return launch_put_fp8_block(job, queue);
-  }
+const SchemeKernels& kernels_of(const Run& run, const Tile& tile) {
+  return *kSchemeKernels[static_cast<size_t>(run.ops[tile.op].op.scheme)];
 }
 
 Slot& take_slot(Run& run, uint32_t lane, uint64_t bytes) {
@@ -236,14 +226,13 @@ void fetch(Run& run, uint32_t index, const Tile& tile, const HostRows* rows, uin
 
 void measure(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
   check_tile(run, tile);
-  work_on(run, lane, tile, host, launch_measure_fp8_tensor);
+  work_on(run, lane, tile, host, kernels_of(run, tile).measure);
 }
 
 void put(Run& run, uint32_t lane, const Tile& tile, const uint8_t* host) {
   check_tile(run, tile);
   const Op& op = run.ops[tile.op].op;
-  work_on(run, lane, tile, host,
-          [&](const TileJob& job, const Queue& queue) { launch_put(op.scheme, job, queue); });
+  work_on(run, lane, tile, host, kernels_of(run, tile).put);
   run.bytes_written += tile.rows * tile.cols * dtype_bytes(op.out_dtype) + scales_of(op, tile) * 4;
 }
 
@@ -253,7 +242,7 @@ void derive(Run& run, uint32_t index, const Derived& derived, uint64_t head) {
   const uint64_t bytes = derived.rows * derived.cols * dtype_bytes(derived.out_dtype);
   const bool scaled = derived.scheme != Scheme::none;
   const DeriveJob job = {
-      .scheme = derived.scheme,
+      .granularity = granularity_of(derived.scheme),
       .out = derived.out_dtype,
       .transposed = derived.transposed,
       .weight = run.base + derived.weight_offset,

@@ -52,7 +52,7 @@ Times run_once(const Subject& subject, const Program& program, uint8_t* base, co
     subject.check(backend.finish(run, &bad, &totals));
     return ms_from_ns(totals.place_ns + totals.quantize_ns + totals.write_ns);
   };
-  const double measure_ms = program.specs[0].op.scheme == Scheme::fp8_tensor ? pass(backend.measure) : 0;
+  const double measure_ms = is_measured(program.specs[0].op.scheme) ? pass(backend.measure) : 0;
   const double put_ms = pass(backend.put) - measure_ms;
   backend.end_run(run);
   return {measure_ms, put_ms};
@@ -108,7 +108,7 @@ void bench(const Subject& subject) {
       const Times times = run_once(subject, program, half.base(), values);
       best = {std::min(best.measure_ms, times.measure_ms), std::min(best.put_ms, times.put_ms)};
     }
-    if (one.scheme == Scheme::fp8_tensor) {
+    if (is_measured(one.scheme)) {
       print(std::string(one.name) + ": measure", best.measure_ms, 2 * elements, copy);
     }
     print(std::string(one.name) + ": put", best.put_ms, elements * (2 + dtype_bytes(out)), copy);

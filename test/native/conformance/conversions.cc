@@ -88,7 +88,7 @@ void check_conversions(const Subject& subject, const Options& options, Score& sc
       add_op(program, Scheme::none, source, out, out, rows, kCols, 0, false, matrix_with(source, patterns, false));
       check("every pattern, rounded", program);
     }
-    for (const Scheme scheme : {Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+    for (const Scheme scheme : test::kQuantizing) {
       for (const uint64_t by : {0, 64}) {
         Program program;
         const ByteVector matrix = matrix_with(source, moved(patterns, by), true);

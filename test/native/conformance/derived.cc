@@ -7,7 +7,7 @@
 #include <random>
 
 #include "program.h"
-#include "reference.h"
+#include "scheme_reference.h"
 
 namespace layercast::conformance {
 namespace {
@@ -34,13 +34,14 @@ struct Kind {
   DType out;
 };
 
-constexpr Kind kKinds[] = {
-    {Scheme::none, DType::bf16, DType::bf16},           {Scheme::none, DType::f16, DType::f16},
-    {Scheme::none, DType::f32, DType::f32},             {Scheme::fp8_tensor, DType::f8_e4m3, DType::bf16},
-    {Scheme::fp8_channel, DType::f8_e4m3, DType::bf16}, {Scheme::fp8_block, DType::f8_e4m3, DType::bf16},
-    {Scheme::fp8_channel, DType::f8_e4m3, DType::f16},  {Scheme::fp8_block, DType::f8_e4m3, DType::f16},
-    {Scheme::fp8_tensor, DType::f8_e4m3, DType::f32},   {Scheme::fp8_block, DType::f8_e4m3, DType::f32},
-};
+std::vector<Kind> kinds() {
+  std::vector<Kind> all;
+  for (const DType out : {DType::bf16, DType::f16, DType::f32}) {
+    all.push_back({Scheme::none, out, out});
+    for (const Scheme scheme : kQuantizing) all.push_back({scheme, DType::f8_e4m3, out});
+  }
+  return all;
+}
 
 ByteVector random_bytes(uint64_t count, uint32_t seed) {
   std::mt19937 random(seed);
@@ -81,7 +82,7 @@ Case case_of(const Kind& kind, const Shape& shape, bool transposed) {
   const uint64_t rows = shape.heads * shape.head_rows;
   add_op(program, Scheme::none, kind.weight, DType::none, kind.weight, rows, shape.cols, 0, false,
          random_bytes(rows * shape.cols * dtype_bytes(kind.weight), 1));
-  const uint64_t scale_rows = scale_count(kind.scheme, rows, shape.cols);
+  const uint64_t scale_rows = scale_count(granularity_of(kind.scheme), rows, shape.cols);
   if (scale_rows > 0) {
     add_op(program, Scheme::none, DType::f32, DType::none, DType::f32, scale_rows, 1, 0, false, scales(scale_rows, 2));
   }
@@ -113,9 +114,7 @@ uint32_t expected_bits(const Case& one, uint64_t row, uint64_t col) {
     std::memcpy(&bits, weight.data() + element * size, size);
     return bits;
   }
-  uint64_t index = 0;
-  if (derived.scheme == Scheme::fp8_channel) index = row;
-  if (derived.scheme == Scheme::fp8_block) index = row / 128 * ((derived.cols + 127) / 128) + col / 128;
+  const uint64_t index = scale_index_reference(derived.scheme, row, col, derived.cols);
   return product_bits(weight[element], value_at<float>(one.program.matrices[1], index * 4), derived.out_dtype);
 }
 
@@ -173,7 +172,7 @@ void check_case(const Subject& subject, const Case& one, uint8_t* base) {
 void check_derived(const Subject& subject, Score& score) {
   constexpr uint64_t kHalfBytes = 16 << 20;
   const OpenHalf half(subject, HalfKind::own, kHalfBytes);
-  for (const Kind& kind : kKinds) {
+  for (const Kind& kind : kinds()) {
     for (const Shape& shape : kShapes) {
       for (const bool transposed : {false, true}) {
         const std::string name = "derived from " + name_of(kind.scheme) + " as " + name_of(kind.out) + ", " +

@@ -67,7 +67,7 @@ void check_shapes(const Subject& subject, const MappedFile& file, Score& score) 
   constexpr uint64_t kHalfBytes = 16 << 20;
   const OpenHalf half(subject, HalfKind::own, kHalfBytes);
   const Oracle oracle(subject, kHalfBytes);
-  for (const Scheme scheme : {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+  for (const Scheme scheme : test::kEveryScheme) {
     for (const DType source : {DType::bf16, DType::f32}) {
       for (const uint64_t cols : {37, 1024, 4099}) {
         for (const uint64_t skipped : {0, 8, 1021}) {

@@ -61,7 +61,7 @@ void check_large(const Subject& subject, Score& score) {
   const ByteVector pool = matrix_of(value_classes()[1], DType::bf16, 1, kPoolElements + kCols, 6);
   Subject cpu = {cpu_backend(), nullptr, subject.pool};
   cpu.check(cpu.backend.open(0, subject.pool.lanes(), &cpu.device));
-  for (const Scheme scheme : {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+  for (const Scheme scheme : test::kEveryScheme) {
     score.law("more than 2^31 elements, " + name_of(scheme), [&] { check_scheme(subject, cpu, scheme, pool); });
   }
   cpu.backend.close(cpu.device);

@@ -1,7 +1,7 @@
 // Does a backend do what the CPU's does, to the bit?
-//   layercast_conformance [--backend cpu|cuda|PATH.so] [--device N] [--quick] [--bench]
+//   layercast_conformance [--backend cpu|cuda|PATH.so] [--device N] [--quick] [--scheme NAME] [--bench]
 // The oracle of every backend is the CPU's; the CPU's own is a slow reference. --quick leaves out most shapes and what
-// needs much memory, --bench only times the kernels. Exit code 0 only when all held.
+// needs much memory, --scheme all but one scheme's matrices, --bench only times the kernels. Exit code 0 only when all held.
 #include <charconv>
 #include <cstring>
 
@@ -12,7 +12,7 @@ namespace layercast::conformance {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: layercast_conformance [--backend cpu|cuda|PATH.so] [--device N] [--quick] [--bench]";
+    "usage: layercast_conformance [--backend cpu|cuda|PATH.so] [--device N] [--quick] [--scheme NAME] [--bench]";
 
 struct Arguments {
   Options options;
@@ -43,6 +43,8 @@ Arguments parse(int argc, char** argv) {
         arguments.options.backend = value;
       } else if (name == "--device") {
         arguments.options.device = number_of<int>(value);
+      } else if (name == "--scheme") {
+        arguments.options.scheme = value;
       } else if (name == "--hold") {
         arguments.hold_bytes = number_of<uint64_t>(value);
       } else {
@@ -61,6 +63,7 @@ const Backend& backend_of(const std::string& name) {
 }
 
 void check_all(const Subject& subject, const Options& options, Score& score) {
+  if (!options.scheme.empty()) return check_recipes(subject, options, score);
   check_conversions(subject, options, score);
   check_recipes(subject, options, score);
   check_derived(subject, score);

@@ -109,7 +109,7 @@ void check_host_half(const Subject& subject, Score& score) {
   constexpr uint64_t kHalfBytes = 4 << 20;
   const OpenHalf half(subject, HalfKind::host, kHalfBytes);
   const Oracle oracle(subject, kHalfBytes);
-  for (const Scheme scheme : {Scheme::none, Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+  for (const Scheme scheme : test::kEveryScheme) {
     for (const uint64_t cols : {1000, 1009}) {
       score.law("a half in the host's memory takes what one of the device's takes", [&] {
         Program program;

@@ -127,18 +127,18 @@ Outcome run_program(const Subject& subject, const Program& program, uint8_t* bas
   subject.check(backend.begin_run(subject.device, &spec, &begun));
   const std::unique_ptr<Run, void (*)(Run*)> run(begun, backend.end_run);
   const std::vector<Tile> tiles = tiles_of(backend, program);
-  const auto is_measured = [&](const Tile& tile) { return program.specs[tile.op].op.scheme == Scheme::fp8_tensor; };
+  const auto is_read_twice = [&](const Tile& tile) { return is_measured(program.specs[tile.op].op.scheme); };
   Outcome outcome = {ByteVector(program.half_bytes), std::vector<BadElements>(program.specs.size()), 0, 0};
   RunTotals totals = {};
   subject.pool.each(tiles.size(), nullptr, [&](uint64_t index, uint32_t lane) {
     const Tile& tile = tiles[index];
     const uint8_t* host = bring(run.get(), lane, tile);
-    subject.check((is_measured(tile) ? backend.measure : backend.put)(run.get(), lane, &tile, host));
+    subject.check((is_read_twice(tile) ? backend.measure : backend.put)(run.get(), lane, &tile, host));
   });
   subject.check(backend.finish(run.get(), outcome.bad.data(), &totals));
   subject.pool.each(tiles.size(), nullptr, [&](uint64_t index, uint32_t lane) {
     const Tile& tile = tiles[index];
-    if (is_measured(tile)) subject.check(backend.put(run.get(), lane, &tile, bring(run.get(), lane, tile)));
+    if (is_read_twice(tile)) subject.check(backend.put(run.get(), lane, &tile, bring(run.get(), lane, tile)));
   });
   subject.check(backend.finish(run.get(), outcome.bad.data(), &totals));
   outcome.bytes_written = totals.bytes_written;
@@ -176,10 +176,7 @@ void require_equal(const Program& program, const Outcome& got, const Outcome& wa
   require(got.digest == want.digest, first + ": the digest of what was written is wrong");
 }
 
-std::string name_of(Scheme scheme) {
-  constexpr const char* kNames[] = {"none", "fp8-tensor", "fp8-channel", "fp8-block"};
-  return kNames[static_cast<int>(scheme)];
-}
+std::string name_of(Scheme scheme) { return kSchemes[static_cast<size_t>(scheme)].name; }
 
 std::string name_of(DType dtype) {
   constexpr const char* kNames[] = {"nothing", "BF16", "F16", "F32", "E4M3", "U8"};

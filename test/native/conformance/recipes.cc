@@ -32,18 +32,20 @@ struct Conversion {
   DType out;
 };
 
-std::vector<Conversion> conversions() {
+std::vector<Conversion> conversions(const std::string& only) {
   constexpr DType kSources[] = {DType::bf16, DType::f16, DType::f32};
   std::vector<Conversion> all;
   for (const DType source : kSources) {
     all.push_back({Scheme::none, source, DType::none, source});
     for (const DType out : kSources) all.push_back({Scheme::none, source, out, out});
     for (const DType round : {DType::bf16, DType::f16}) all.push_back({Scheme::none, source, round, DType::f32});
-    for (const Scheme scheme : {Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
+    for (const Scheme scheme : test::kQuantizing) {
       all.push_back({scheme, source, DType::none, DType::f8_e4m3});
       for (const DType round : kSources) all.push_back({scheme, source, round, DType::f8_e4m3});
     }
   }
+  if (!only.empty()) std::erase_if(all, [&](const Conversion& one) { return name_of(one.scheme) != only; });
+  require(!all.empty(), "there is no scheme " + only);
   return all;
 }
 
@@ -70,7 +72,7 @@ void check_recipes(const Subject& subject, const Options& options, Score& score)
   const uint64_t half_bytes = most_bytes(shapes);
   const OpenHalf half(subject, HalfKind::own, half_bytes);
   const Oracle oracle(subject, half_bytes);
-  for (const Conversion& conversion : conversions()) {
+  for (const Conversion& conversion : conversions(options.scheme)) {
     for (const Shape& shape : shapes) {
       for (const ValueClass& values : value_classes()) {
         // A law about all elements: half of the matrices are enough to try it on.

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "program.h"
-#include "reference.h"
+#include "scheme_reference.h"
 
 namespace layercast::conformance {
 namespace {
@@ -26,22 +26,8 @@ float without_infinity(float value) {
   return std::isinf(value) ? std::copysign(std::numeric_limits<float>::max(), value) : value;
 }
 
-uint64_t scale_index(const Op& op, uint64_t element) {
-  if (op.scheme == Scheme::fp8_tensor) return 0;
-  if (op.scheme == Scheme::fp8_channel) return element / op.cols;
-  return element / op.cols / 128 * ((op.cols + 127) / 128) + element % op.cols / 128;
-}
-
-float scale_of(Scheme scheme, float amax) {
-  if (scheme == Scheme::fp8_channel) return std::max(amax / 448.0f, 1.0f / 229376.0f);
-  if (scheme == Scheme::fp8_block) return std::max(amax, 1e-4f) / 448.0f;
-  return std::isinf(1.0f / (amax / 448.0f)) ? 1.0f : amax / 448.0f;
-}
-
-uint8_t code_of(Scheme scheme, float value, float scale) {
-  if (std::isnan(value)) return e4m3_reference(value);
-  const float finite = without_infinity(value);
-  return e4m3_reference(scheme == Scheme::fp8_channel ? finite / scale : finite * (1.0f / scale));
+uint64_t index_of_scale(const Op& op, uint64_t element) {
+  return scale_index_reference(op.scheme, element / op.cols, element % op.cols, op.cols);
 }
 
 uint32_t value_bits(float value, DType out) {
@@ -94,12 +80,12 @@ void write_values(const OpSpec& spec, const ByteVector& matrix, const std::vecto
 void write_codes(const Op& op, const std::vector<float>& values, Outcome& outcome) {
   std::vector<float> scales(scale_count(op), 0.0f);
   for (uint64_t i = 0; i < values.size(); i++) {
-    float& amax = scales[scale_index(op, i)];
+    float& amax = scales[index_of_scale(op, i)];
     if (!std::isnan(values[i])) amax = std::max(amax, std::abs(without_infinity(values[i])));
   }
-  for (float& scale : scales) scale = scale_of(op.scheme, scale);
+  for (float& scale : scales) scale = scale_reference(op.scheme, scale);
   for (uint64_t i = 0; i < values.size(); i++) {
-    const uint8_t code = code_of(op.scheme, values[i], scales[scale_index(op, i)]);
+    const uint8_t code = code_reference(op.scheme, without_infinity(values[i]), scales[index_of_scale(op, i)]);
     write(outcome, op.out_offset + i, &code, 1);
   }
   write(outcome, static_cast<uint64_t>(op.scale_offset), scales.data(), 4 * scales.size());

@@ -17,6 +17,7 @@ struct Options {
   std::string backend = "cuda";
   int device = 0;
   bool quick = false;
+  std::string scheme;  // this one alone; empty: all
   bool bench = false;
 };
 
