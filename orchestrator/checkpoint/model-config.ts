@@ -90,7 +90,7 @@ function wrongField(config: ModelConfig, name: string, expected: string): Layerc
   const found = value === undefined ? "missing" : quoted(JSON.stringify(value));
   return new LayercastError(
     "checkpoint_invalid",
-    `${config.file} must give ${name} as ${expected}; it is ${found}. Correct the file.`,
+    `${config.file} must give ${name} as ${expected}; it is ${found}. Correct it.`,
     { file: config.file, field: name },
   );
 }

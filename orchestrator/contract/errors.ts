@@ -22,7 +22,8 @@ export const ERRORS = {
   nothing_to_roll_back: { status: 409, retryable: false, title: "That weight version cannot be brought back" },
   not_routable: { status: 409, retryable: true, title: "The fleet must not be routed to" },
   reload_in_progress: { status: 409, retryable: true, title: "Another reload is in progress" },
-  backpressure: { status: 429, retryable: true, title: "Too many reloads are waiting" },
+  backpressure: { status: 429, retryable: true, title: "Too much is waiting already" },
+  session_closed: { status: 409, retryable: false, title: "The push session takes nothing more" },
 
   // The checkpoint
   source_not_found: { status: 422, retryable: false, title: "The source does not exist" },
@@ -36,6 +37,8 @@ export const ERRORS = {
   tensor_missing: { status: 422, retryable: false, title: "A checkpoint tensor is missing" },
   tensor_unexpected: { status: 422, retryable: false, title: "A checkpoint tensor is not expected" },
   shape_mismatch: { status: 422, retryable: false, title: "A checkpoint tensor has the wrong shape" },
+  dtype_mismatch: { status: 422, retryable: false, title: "A checkpoint tensor has the wrong dtype" },
+  tensor_duplicate: { status: 409, retryable: false, title: "A checkpoint tensor was sent before" },
   indivisible: { status: 422, retryable: false, title: "A dimension does not divide by the tensor-parallel size" },
   non_finite_weights: { status: 422, retryable: false, title: "A checkpoint tensor holds a value that is not finite" },
 
@@ -44,6 +47,7 @@ export const ERRORS = {
   fleet_torn: { status: 409, retryable: false, title: "The ranks of the fleet hold different weights" },
   layout_changed: { status: 409, retryable: false, title: "The reload needs another arena layout" },
   out_of_memory: { status: 507, retryable: false, title: "There is not enough memory or disk space" },
+  buffers_full: { status: 507, retryable: false, title: "Modules that are not complete hold all of max_buffer_bytes" },
   not_prepared: { status: 409, retryable: true, title: "A rank has not prepared this reload" },
   device_lost: { status: 409, retryable: true, title: "A rank's device was lost" },
   rank_lost: { status: 409, retryable: true, title: "A rank was lost" },

@@ -1,7 +1,7 @@
 // The REST API's bodies for hooks: the requests that make engines stand still and go on, written out or named by a preset.
 
 import { type Static, Type } from "typebox";
-import { closed, oneOf } from "./reload.js";
+import { closed, oneOf } from "./schema.js";
 
 /** The modes of each preset's pause route; the first is the one taken when none is named. */
 export const PRESET_MODES = {

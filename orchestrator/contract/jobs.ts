@@ -31,6 +31,14 @@ export const KEYS = {
   source: (id: string) => `${KEY_PREFIX}:source:${id}`,
   /** A Layout by its digest: JSON, deflated. */
   layout: (digest: string) => `${KEY_PREFIX}:layout:${digest}`,
+  /** A push session's PushModel: JSON, deflated. */
+  pushModel: (id: string) => `${KEY_PREFIX}:push-model:${id}`,
+  /** Hash of a push session: what was accepted, see reloads/push/session-store.ts. */
+  session: (id: string) => `${KEY_PREFIX}:session:${id}`,
+  /** Hash of a push session: index of a checkpoint tensor -> JSON of the row ranges that buckets have brought. */
+  sessionRows: (id: string) => `${KEY_PREFIX}:session-rows:${id}`,
+  /** Hash of a push session: "sequence/replica/rank" -> the incarnation that has taken the bucket. */
+  sessionTaken: (id: string) => `${KEY_PREFIX}:session-taken:${id}`,
   /** Reload id and body digest of a submission. */
   submission: (fleet: string, id: string) => `${KEY_PREFIX}:submission:${fleet}:${id}`,
 } as const;
@@ -97,6 +105,12 @@ export type RankJob = { rank: RankKey; incarnation: string; retry: RetryPolicy }
       /** Indexes into the plan's layers. */
       layers: number[];
     })
+  | (Fenced & {
+      kind: "bucket";
+      /** Which of a push session's buckets, in which of its deliveries. */
+      sequence: number;
+      delivery: number;
+    })
   | (Fenced & { kind: "finalize" })
   | (Fenced & { kind: "swap" })
   | { kind: "export"; fleet: string; file: string }
@@ -111,9 +125,14 @@ export interface ExportResult {
 }
 
 /** Job ids are never used twice: reload, epoch, kind, rank, incarnation and the number of the enqueueing. */
-export function rankJobId(job: RankJob & { kind: "layer" | "finalize" | "swap" }, enqueueing: number): string {
-  const layers = job.kind === "layer" ? `${job.layers[0]}` : "all";
-  return [job.reload, job.epoch, job.kind, job.rank.replace("/", "-"), job.incarnation, layers, enqueueing].join(".");
+export function rankJobId(job: Exclude<RankJob, { kind: "export" }>, enqueueing: number): string {
+  const { reload, epoch, kind, rank, incarnation } = job;
+  return [reload, epoch, kind, rank.replace("/", "-"), incarnation, partOf(job), enqueueing].join(".");
+}
+
+function partOf(job: Exclude<RankJob, { kind: "export" }>): string {
+  if (job.kind === "layer") return `${job.layers[0]}`;
+  return job.kind === "bucket" ? `${job.sequence}-${job.delivery}` : "all";
 }
 
 export function controlJobId(job: ControlJob, enqueueing: number): string {

@@ -1,11 +1,16 @@
 // The quantization schemes: what each one makes of a linear weight [N, K]. The exact arithmetic is the native core's
-// (docs/kernel-tensors.md); this table holds what the planner must know. A new scheme is one row here.
+// (docs/kernel-tensors.md); this table holds what the planner must know. docs/adding-a-recipe.md adds a row.
 
 export interface SchemeRow {
-  /** The number the native core knows the scheme by (native/src/layer_program.h). */
+  /** The number the native core knows the scheme by (native/src/scheme.h). */
   readonly code: number;
   /** What is appended to the weight's name for its scale tensor; null when nothing is quantized. */
   readonly scaleSuffix: "_scale" | "_scale_inv" | null;
+  /**
+   * Rows of a matrix that the native core can write without seeing the others, as many or a multiple, from the first on;
+   * "all": it must see the whole matrix, as for one scale.
+   */
+  readonly rowsTogether: number | "all";
   /** Shape of the F32 scales of a weight [rows, cols]; of experts' weights it is that of one expert. */
   readonly scaleShape: (rows: number, cols: number, isExpert: boolean) => number[];
 }
@@ -13,11 +18,17 @@ export interface SchemeRow {
 export const SCALE_BLOCK = 128;
 
 export const SCHEMES = {
-  none: { code: 0, scaleSuffix: null, scaleShape: () => [] },
-  "fp8-tensor": { code: 1, scaleSuffix: "_scale", scaleShape: (_rows, _cols, isExpert) => (isExpert ? [] : [1]) },
-  "fp8-channel": { code: 2, scaleSuffix: "_scale", scaleShape: (rows) => [rows, 1] },
+  none: { code: 0, scaleSuffix: null, rowsTogether: 1, scaleShape: () => [] },
+  "fp8-tensor": {
+    code: 1,
+    scaleSuffix: "_scale",
+    rowsTogether: "all",
+    scaleShape: (_rows, _cols, isExpert) => (isExpert ? [] : [1]),
+  },
+  "fp8-channel": { code: 2, scaleSuffix: "_scale", rowsTogether: 1, scaleShape: (rows) => [rows, 1] },
   "fp8-block": {
     code: 3,
+    rowsTogether: SCALE_BLOCK,
     scaleSuffix: "_scale_inv",
     scaleShape: (rows, cols) => [Math.ceil(rows / SCALE_BLOCK), Math.ceil(cols / SCALE_BLOCK)],
   },

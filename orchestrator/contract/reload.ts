@@ -1,10 +1,20 @@
 // The REST API's bodies, once: Fastify validates with these schemas, OpenAPI prints them, the types are derived from them.
 // JSON on the wire is snake_case.
 
-import { type Static, type TSchema, Type } from "typebox";
+import { type Static, Type } from "typebox";
 import { REQUEST_DTYPES } from "./dtype.js";
 import { ERRORS, type ErrorCode } from "./errors.js";
+import {
+  type BucketState,
+  nullablePush,
+  PUSH_FIELDS,
+  type PushModel,
+  type PushSettings,
+  pushSettings,
+  RankPushAnswer,
+} from "./push.js";
 import { RECIPES } from "./recipe.js";
+import { closed, nullable, oneOf, optional } from "./schema.js";
 
 /** `queued -> planning -> loading -> finalizing -> committing -> committed`, or one of the other three ends. */
 export const RELOAD_STATES = [
@@ -35,28 +45,47 @@ export const RAY_STATUS = {
   superseded: "STOPPED",
 } as const satisfies Record<ReloadStateName, string>;
 
-export function oneOf<const Names extends readonly string[]>(names: Names, options: object = {}) {
-  return Type.Unsafe<Names[number]>({ type: "string", enum: [...names], ...options });
-}
-
-export const closed = { additionalProperties: false } as const;
-const nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
-
 /** Names end in keys, file names and the control page, so they are short and plain. */
 const Name = (description: string) =>
   Type.String({ minLength: 1, maxLength: 100, pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$", description });
 
+const CheckpointUri = Type.String({
+  minLength: 1,
+  maxLength: 4096,
+  description: "safetensors: file:// URI or absolute path of a checkpoint directory",
+});
+
+/** Of each kind its own fields; `readSource` makes the two apart. */
 export const SourceBody = Type.Object(
   {
-    kind: Type.Literal("safetensors"),
-    uri: Type.String({
-      minLength: 1,
-      maxLength: 4096,
-      description: "file:// URI or absolute path of a checkpoint directory",
-    }),
+    kind: oneOf(["safetensors", "push"]),
+    uri: Type.Optional(CheckpointUri),
+    ...optional(PUSH_FIELDS),
   },
-  { ...closed, $id: "Source" },
+  {
+    ...closed,
+    $id: "Source",
+    if: { type: "object", properties: { kind: { const: "push" } }, required: ["kind"] },
+    // biome-ignore lint/suspicious/noThenProperty: the word is JSON Schema's
+    then: { type: "object", required: ["config"], properties: { uri: false } },
+    else: {
+      type: "object",
+      required: ["uri"],
+      properties: Object.fromEntries(Object.keys(PUSH_FIELDS).map((field) => [field, false])),
+    },
+  },
 );
+
+/** A request's source, with its defaults. */
+export type ReadSource =
+  | { kind: "safetensors"; uri: string }
+  | { kind: "push"; settings: PushSettings; model: PushModel };
+
+export function readSource(source: Static<typeof SourceBody>): ReadSource {
+  if (source.kind === "safetensors") return { kind: "safetensors", uri: source.uri ?? "" };
+  const { config = {}, tensors = null } = source;
+  return { kind: "push", settings: pushSettings(source), model: { config, tensors } };
+}
 
 export const RecipeBody = Type.Object(
   {
@@ -182,6 +211,7 @@ export const WarningAnswer = Type.Object({
   message: Type.String(),
   details: Type.Record(Type.String(), Type.Unknown()),
 });
+export type WarningReport = Static<typeof WarningAnswer>;
 
 export const RankProgressAnswer = Type.Object({
   replica: Type.Integer(),
@@ -200,6 +230,7 @@ export const RankProgressAnswer = Type.Object({
   swap_ms: Milliseconds,
   peak_memory_bytes: Type.Integer({ description: "Measured: the process's highest resident set during this reload" }),
   pinned_bytes: Type.Integer({ description: "Measured: most host memory pinned for the device during this reload" }),
+  push: nullable(RankPushAnswer),
 });
 export type RankProgress = Static<typeof RankProgressAnswer>;
 
@@ -219,6 +250,7 @@ export const ReloadAnswer = Type.Object(
     superseded_by: nullable(Type.String()),
     recipe: oneOf(RECIPES),
     source: nullable(Type.String()),
+    push: nullablePush,
     progress: Type.Object({ layers_done: Type.Integer(), layers_total: Type.Integer() }),
     layers: Type.Array(Type.Object({ name: Type.String(), ranks_done: Type.Integer() }), {
       description: "Ranks that have loaded each layer, in the plan's order",
@@ -386,6 +418,8 @@ export interface ReloadEvents {
   progress: RankProgress;
   /** A job that failed and will be tried again. */
   retry: { replica: number; rank: number; layer: string; attempt: number; error: Static<typeof ErrorAnswer> };
-  warning: Static<typeof WarningAnswer>;
+  warning: WarningReport;
+  /** A bucket of a push session that has been consumed, or is wanted again. */
+  bucket: { bucket: number; state: BucketState };
 }
 export type ReloadEventName = keyof ReloadEvents;

@@ -33,7 +33,8 @@ export interface ExportLayout {
   spans: Span[];
 }
 
-export function exportLayout(arena: ArenaLayout, weightVersion: string): ExportLayout {
+/** `metadata`: of the file, such as the weight version. */
+export function exportLayout(arena: ArenaLayout, metadata: Record<string, string>): ExportLayout {
   const ordered = arena.tensors.toSorted(
     (a, b) => DTYPES[b.dtype].bytes - DTYPES[a.dtype].bytes || (a.name < b.name ? -1 : 1),
   );
@@ -43,7 +44,7 @@ export function exportLayout(arena: ArenaLayout, weightVersion: string): ExportL
     return { ...tensor, offset: offset - tensor.bytes };
   });
   return {
-    headerBytes: safetensorsHeader(packed, { format: "pt", weight_version: weightVersion }, HEADER_ALIGNMENT),
+    headerBytes: safetensorsHeader(packed, { format: "pt", ...metadata }, HEADER_ALIGNMENT),
     spans: ordered.filter(({ bytes }) => bytes > 0).map(({ offset, bytes }) => ({ offset, bytes })),
   };
 }

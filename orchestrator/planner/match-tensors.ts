@@ -7,7 +7,7 @@ import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import type { Dimensions, Family, LayerSpec, PartSource, PartSpec, TensorSpec } from "./architectures/family.js";
 import { skipReason } from "./architectures/index.js";
-import { findStoredScales, type StoredScales } from "./stored-scales.js";
+import { findStoredScales, INPUT_SCALE_REASON, type StoredScales } from "./stored-scales.js";
 
 export interface MatchedPart {
   spec: PartSpec;
@@ -146,7 +146,7 @@ function takeScales(part: MatchedPart, search: Search, keepInputScales: boolean)
   for (const { name } of part.scales.tensors) search.used.add(name);
   for (const { name } of part.scales.inputs?.tensors ?? []) {
     if (keepInputScales) search.used.add(name);
-    else search.notNeeded.set(name, "a scale of activations: of use only as stored");
+    else search.notNeeded.set(name, INPUT_SCALE_REASON);
   }
 }
 
@@ -173,8 +173,8 @@ function shapeMismatch(tensor: CheckpointTensor, part: PartSpec): LayercastError
   const expected = shapes.map((shape) => `[${shape.join(", ")}]`).join(" or ");
   return new LayercastError(
     "shape_mismatch",
-    `${tensor.name} has shape [${found.slice(0, 8).join(", ")}]; config.json makes it ${expected}. ` +
-      "Check that the checkpoint and its config.json belong together.",
+    `${tensor.name} has shape [${found.slice(0, 8).join(", ")}]; the config makes it ${expected}. ` +
+      "Check that the weights and the config belong together.",
     { tensor: tensor.name, expected: shapes, found: found.slice(0, 8) },
   );
 }
@@ -231,8 +231,8 @@ function tensorMissing(missing: readonly string[], table: CheckpointTable): Laye
   const count = missing.length > MISSING_ENOUGH ? `more than ${MISSING_ENOUGH}` : `${missing.length}`;
   return new LayercastError(
     "tensor_missing",
-    `${table.directory} lacks ${count} of the tensors that its config.json demands: ${listed(missing)}. ` +
-      "Check that the checkpoint is complete and that config.json belongs to it.",
+    `${table.directory} lacks ${count} of the tensors that its config demands: ${listed(missing)}. ` +
+      "Check that nothing is left out and that the config belongs to it.",
     { tensors: missing.slice(0, NAMED_IN_DETAILS), count: missing.length },
   );
 }
@@ -240,8 +240,8 @@ function tensorMissing(missing: readonly string[], table: CheckpointTable): Laye
 function tensorUnexpected(unexpected: readonly string[], model: Dimensions, table: CheckpointTable): LayercastError {
   return new LayercastError(
     "tensor_unexpected",
-    `${table.directory} has ${unexpected.length} tensors that a ${model.modelType} model with its config.json has no ` +
-      `place for, or that others already give: ${listed(unexpected)}. Remove them, or correct config.json.`,
+    `${table.directory} has ${unexpected.length} tensors that a ${model.modelType} model with its config has no ` +
+      `place for, or that others already give: ${listed(unexpected)}. Remove them, or correct the config.`,
     { tensors: unexpected.slice(0, NAMED_IN_DETAILS), count: unexpected.length },
   );
 }

@@ -167,7 +167,7 @@ function roundOnlyOthers(ops: Float64Array, slices: Float64Array): void {
 
 /** An element of a slice, as the core counts it, in the words of the checkpoint: the tensor and the index into all of it. */
 export function describeElement(
-  layout: Layout,
+  layout: Pick<Layout, "checkpointTensors">,
   { origins }: Pick<ResolvedProgram, "origins">,
   { slice, row, col }: { slice: number; row: number; col: number },
 ): { tensor: string; index: number[] } {

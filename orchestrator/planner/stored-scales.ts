@@ -19,7 +19,7 @@ export interface ScaleMatrices {
 
 export interface StoredScales extends ScaleMatrices {
   /** The scheme that has its scales like this. */
-  scheme: Exclude<Scheme, "none">;
+  scheme: Extract<Scheme, "fp8-tensor" | "fp8-channel" | "fp8-block">;
   /** What follows the codes' name in theirs. */
   suffix: string;
   /** One scale of the layer's input a matrix, where there are any. */
@@ -51,6 +51,14 @@ function findInputScales(codes: readonly CheckpointTensor[], table: CheckpointTa
 export function inputScaleName(name: string): string {
   return name.endsWith("weight") ? `${name.slice(0, -"weight".length)}input_scale` : `${name}_input_scale`;
 }
+
+/** Whether it can be of `inputScaleName`. */
+export function isInputScaleName(name: string): boolean {
+  return name.endsWith("input_scale");
+}
+
+/** Why such a tensor is skipped where codes become values. */
+export const INPUT_SCALE_REASON = "a scale of activations: of use only as stored";
 
 function besideEach(
   codes: readonly CheckpointTensor[],

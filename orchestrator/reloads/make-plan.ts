@@ -1,18 +1,23 @@
 // From a submission to the plan of its reload, and the jobs that its layers are grouped into.
 
-import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
+import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
+import type { Held } from "../contract/jobs.js";
+import type { PushSettings } from "../contract/push.js";
 import type { PlanRequest } from "../contract/reload.js";
 import { checkPlan } from "../planner/check-plan.js";
 import { AUTO_JOB_BYTES, groupLayers } from "../planner/group-layers.js";
 import { planReload } from "../planner/plan-reload.js";
-import type { LoadedPlan } from "./plan-store.js";
+import type { LoadedPlan, PushPlan } from "./plan-store.js";
 import { type FleetState, isExpertParallel } from "./protocol/state.js";
 import type { StoredRequest } from "./record-store.js";
 
-/** Reads the checkpoint's headers, plans, and checks the plan. Throws what makes the reload impossible. */
-export async function makePlan(request: StoredRequest, state: FleetState, sourceRoots: string[]): Promise<LoadedPlan> {
-  const { table, config } = await readCheckpointTable(request.source?.uri ?? "", { allowedRoots: sourceRoots });
+/** Plans, and checks the plan. Throws what makes the reload impossible. */
+export function makePlan(
+  request: StoredRequest,
+  state: Pick<FleetState, "topology" | "ranks" | "committed">,
+  { table, config }: Checkpoint,
+): LoadedPlan {
   const plan = planReload({
     table,
     config,
@@ -23,17 +28,30 @@ export async function makePlan(request: StoredRequest, state: FleetState, source
     dtype: request.dtype,
   });
   checkPlan(plan, table);
-  const { install, policy } = request;
+  const { install, policy, source } = request;
   return {
     layout: plan.layout,
     layoutDigest: plan.layoutDigest,
     source: plan.source,
     sourceDigest: plan.sourceDigest,
-    layerJobs: groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),
+    layerJobs: source?.kind === "push" ? [] : groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),
     allowNonFinite: install.allow_non_finite,
     stagingPlace: install.staging,
     retry: { attempts: policy.attempts, backoffMs: policy.backoff_ms },
+    push: source?.kind === "push" ? pushPlan(source, state.committed) : null,
   };
+}
+
+function pushPlan(
+  { partial, retainExport, maxBufferBytes, warnBufferBytes }: PushSettings,
+  committed: Held | null,
+): PushPlan {
+  if (partial && committed === null)
+    throw new LayercastError(
+      "invalid_request",
+      "the fleet holds no weights yet, and a partial push changes parts of some; push all modules first",
+    );
+  return { base: partial ? committed : null, retainExport, maxBufferBytes, warnBufferBytes };
 }
 
 /** For how many ranks, and how experts go by them: as the request says, else as the fleet is. */

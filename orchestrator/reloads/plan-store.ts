@@ -5,11 +5,21 @@ import { promisify } from "node:util";
 import { deflate, inflate } from "node:zlib";
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
-import { KEYS, type RetryPolicy } from "../contract/jobs.js";
+import { type Held, KEYS, type RetryPolicy } from "../contract/jobs.js";
 import type { Layout, Plan, Source } from "../contract/plan.js";
 
 /** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
 export type StagingPlace = "device" | "host" | "auto";
+
+/** How a rank takes what is pushed. */
+export interface PushPlan {
+  /** What a partial one changes parts of; null: it is whole. */
+  base: Held | null;
+  retainExport: boolean;
+  /** null: no limit. */
+  maxBufferBytes: number | null;
+  warnBufferBytes: number;
+}
 
 /** What a reload's hash says of its plan. */
 export interface StoredPlan {
@@ -20,6 +30,8 @@ export interface StoredPlan {
   allowNonFinite: boolean;
   stagingPlace: StagingPlace;
   retry: RetryPolicy;
+  /** null: the source is files that are there before the reload. Else its one file is none, and buckets bring the tensors. */
+  push: PushPlan | null;
 }
 
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */
@@ -87,7 +99,7 @@ export function openPlanStore(redis: Redis): PlanStore {
           { reload: content },
         );
       }
-      return plans.set(content, { ...plan, layout, source });
+      return plans.set(content, { ...plan, push: plan.push ?? null, layout, source });
     },
   };
 }

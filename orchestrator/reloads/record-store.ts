@@ -3,6 +3,7 @@
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS, type RankKey } from "../contract/jobs.js";
+import type { PushSettings } from "../contract/push.js";
 import type { RankProgress, SubmitRequest } from "../contract/reload.js";
 import type { StoredPlan } from "./plan-store.js";
 import type { ReloadRecord } from "./protocol/state.js";
@@ -24,7 +25,7 @@ export interface StoredReload {
 
 /** The submission with its defaults filled in; a rollback's has no source of its own. */
 export type StoredRequest = Pick<SubmitRequest, "dtype" | "recipe" | "install" | "policy" | "metadata"> & {
-  source: SubmitRequest["source"] | null;
+  source: { kind: "safetensors"; uri: string } | PushSettings | null;
 };
 
 export const RANK_FIELD = "rank:";

@@ -1,14 +1,17 @@
 // A submission to a queued record: idempotent by submission id, written in one step with its place in the queue (P7).
 
 import { createHash, randomBytes } from "node:crypto";
+import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { pathOfUri, resolveAllowed, resolveRoots } from "../checkpoint/source-path.js";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
-import type { RollbackRequest, SubmitRequest } from "../contract/reload.js";
+import { type RollbackRequest, readSource, type SubmitRequest } from "../contract/reload.js";
 import type { ReloadDeps } from "./deps.js";
 import type { Beside } from "./fleet-write.js";
+import { makePlan } from "./make-plan.js";
 import { type NewReload, submit } from "./protocol/reload-transitions.js";
 import type { Context, FleetState } from "./protocol/state.js";
+import { declaredCheckpoint, packPushModel } from "./push/push-model.js";
 import type { StoredRequest } from "./record-store.js";
 
 export interface Submitted {
@@ -20,11 +23,17 @@ export interface Submitted {
 const MAX_QUEUED = 200;
 
 export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Promise<Submitted> {
-  await resolveAllowed(pathOfUri(request.source.uri), await resolveRoots(deps.sourceRoots));
+  const source = readSource(request.source);
+  const declared = source.kind === "push" ? declaredCheckpoint(source.model) : null;
   const id = newReloadId();
   const submissionId = request.submission_id ?? id;
+  const repeat = await deps.redis.get(KEYS.submission(request.fleet, submissionId));
+  if (repeat !== null) return repeated(submissionId, digestOf(request), repeat);
+  if (declared !== null) await checkPush(deps, request, declared);
+  else await resolveAllowed(pathOfUri(request.source.uri ?? ""), await resolveRoots(deps.sourceRoots));
   const { policy, install } = request;
-  return submitOnce(deps, request.fleet, submissionId, request, storable(request), () => ({
+  const beside = source.kind === "push" ? [{ key: KEYS.pushModel(id), value: await packPushModel(source.model) }] : [];
+  return submitOnce(deps, request.fleet, submissionId, request, { stored: storable(request), beside }, () => ({
     id,
     kind: "reload",
     submissionId,
@@ -33,6 +42,7 @@ export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Pr
     priority: policy.priority,
     coalesce: policy.coalesce,
     inPlace: install.mode === "in_place",
+    push: source.kind === "push" ? { finished: false, partial: source.settings.partial, wanted: [] } : null,
     layoutDigest: null,
     deadlineMs: policy.deadline_ms,
     healMs: policy.heal_ms,
@@ -49,7 +59,8 @@ export async function submitRollback(deps: ReloadDeps, fleet: string, request: R
   requireExpectedVersion(known.state, request.expected_weight_version ?? null);
   const target = await findRollbackTarget(deps, known.state, request.to_weight_version ?? null);
   const { policy } = target.request;
-  return submitOnce(deps, fleet, submissionId, request, target.request, (state) => {
+  const written = { stored: target.request, beside: [] };
+  return submitOnce(deps, fleet, submissionId, request, written, (state) => {
     requireExpectedVersion(state, request.expected_weight_version ?? null);
     return {
       id: newReloadId(),
@@ -60,6 +71,7 @@ export async function submitRollback(deps: ReloadDeps, fleet: string, request: R
       priority: policy.priority,
       coalesce: "never",
       inPlace: false,
+      push: null,
       layoutDigest: null,
       deadlineMs: policy.deadline_ms,
       healMs: policy.heal_ms,
@@ -72,7 +84,7 @@ async function submitOnce(
   fleet: string,
   submissionId: string,
   body: unknown,
-  request: StoredRequest,
+  { stored: request, beside: written }: { stored: StoredRequest; beside: { key: string; value: string }[] },
   describe: (state: FleetState) => NewReload,
 ): Promise<Submitted> {
   const key = KEYS.submission(fleet, submissionId);
@@ -82,7 +94,7 @@ async function submitOnce(
     if (before !== null) return repeated(submissionId, digest, before);
     requireRoom(state);
     const record = submit(state, describe(state), context);
-    beside.set.push({ key, value: JSON.stringify({ reload: record.id, digest }) });
+    beside.set.push(...written, { key, value: JSON.stringify({ reload: record.id, digest }) });
     beside.reloadIndex.push({ id: record.id, at: record.times.created });
     beside.reloadFields.push({ id: record.id, field: "request", value: JSON.stringify(request) });
     return { id: record.id, created: true };
@@ -154,7 +166,18 @@ async function findCommitted(deps: ReloadDeps, fleet: string, version: string) {
 }
 
 function storable({ dtype, recipe, install, policy, metadata, source }: SubmitRequest): StoredRequest {
-  return { dtype, recipe, install, policy, metadata, source };
+  const read = readSource(source);
+  return { dtype, recipe, install, policy, metadata, source: read.kind === "push" ? read.settings : read };
+}
+
+/** What makes a push impossible is said before there is a record, where the fleet's size is known. */
+async function checkPush(deps: ReloadDeps, request: SubmitRequest, declared: Checkpoint): Promise<void> {
+  const state = (await deps.store.read(request.fleet))?.state;
+  if (state === undefined || state.topology === null) return;
+  // Those before it may commit the weights that a partial push changes.
+  const isFirst = Object.keys(state.reloads).length === 0;
+  const { partial = false } = request.source;
+  makePlan(storable({ ...request, source: { ...request.source, partial: partial && isFirst } }), state, declared);
 }
 
 export function unknownFleet(fleet: string): LayercastError {

@@ -27,11 +27,14 @@ async function contentsHeld(store: FleetStore): Promise<Set<string>> {
   return new Set(held.flatMap((one) => one?.content ?? []));
 }
 
+/** A push session's. */
+const SESSION_KEYS = [KEYS.session, KEYS.sessionRows, KEYS.sessionTaken];
+
 async function remove(redis: Redis, id: string): Promise<void> {
   const stored = await redis.hget(KEYS.reload(id), "record");
   const record = stored === null ? null : (JSON.parse(stored) as ReloadRecord);
   if (record !== null && !isTerminal(record)) return;
-  const keys = [KEYS.reload(id), KEYS.events(id), KEYS.source(id)];
+  const keys = [KEYS.reload, KEYS.events, KEYS.source, KEYS.pushModel, ...SESSION_KEYS].map((key) => key(id));
   if (record !== null) keys.push(KEYS.submission(record.fleet, record.submissionId));
   await redis.multi().del(keys).zrem(KEYS.reloads, id).exec();
 }

@@ -78,7 +78,7 @@ function readerOf(program: LayerProgram, files: ReadonlyMap<string, Uint8Array>)
   };
 }
 
-function interpret(program: LayerProgram, files: ReadonlyMap<string, Uint8Array>, arena: FilledArena): void {
+export function interpret(program: LayerProgram, files: ReadonlyMap<string, Uint8Array>, arena: FilledArena): void {
   const slices = rowsOf(SLICE_FIELDS, program.slices);
   const reader = readerOf(program, files);
   for (const pair of rowsOf(AGREEMENT_FIELDS, program.agreements)) {

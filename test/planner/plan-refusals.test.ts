@@ -71,7 +71,7 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     "a shape other than the config's",
     { tensors: { [`${L0}mlp.up_proj.weight`]: [47, 24] } },
     "shape_mismatch",
-    /up_proj\.weight has shape \[47, 24\]; config\.json makes it \[48, 24\]/,
+    /up_proj\.weight has shape \[47, 24\]; the config makes it \[48, 24\]/,
   ],
   ["a transposed weight", { tensors: { [`${L0}mlp.down_proj.weight`]: [48, 24] } }, "shape_mismatch", /\[24, 48\]/],
   [

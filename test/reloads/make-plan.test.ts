@@ -1,7 +1,12 @@
-// For which ranks a plan is made that nobody submits.
+// What a plan is made for: the ranks of one that nobody submits, and a push.
 
 import { describe, expect, it } from "vitest";
-import { plannedRanks } from "../../orchestrator/reloads/make-plan.js";
+import { pushSettings } from "../../orchestrator/contract/push.js";
+import { makePlan, plannedRanks } from "../../orchestrator/reloads/make-plan.js";
+import { declaredCheckpoint } from "../../orchestrator/reloads/push/push-model.js";
+import type { StoredRequest } from "../../orchestrator/reloads/record-store.js";
+import { expectLayercastError } from "../checkpoint/expect-error.js";
+import { LLAMA } from "../planner/synthetic-checkpoint.js";
 
 const fleetOf = (expertParallel?: boolean) => ({
   topology: { replicas: 1, tensorParallelSize: 8, ...(expertParallel === undefined ? {} : { expertParallel }) },
@@ -22,5 +27,65 @@ describe("plannedRanks", () => {
     for (const fleet of [null, { topology: null }]) {
       expect(() => plannedRanks({ expert_parallel: true }, fleet)).toThrow(/give tensor_parallel_size, or a fleet/);
     }
+  });
+});
+
+describe("makePlan, for a push", () => {
+  const held = { reload: "a", content: "a", weightVersion: "a", epoch: 1, layoutDigest: "layout" };
+  const stateWith = (committed: typeof held | null) => ({
+    topology: { replicas: 1, tensorParallelSize: 2 },
+    ranks: {},
+    committed,
+  });
+  const requestFor = (source: StoredRequest["source"]): StoredRequest => ({
+    source,
+    dtype: "auto",
+    recipe: { scheme: "fp8-tensor", ignore: [] },
+    install: { mode: "staged", staging: "auto", allow_new_layout: false, allow_non_finite: false },
+    policy: {
+      ...{ coalesce: "never", priority: 0, deadline_ms: 1, heal_ms: 1, attempts: 3, backoff_ms: 5 },
+      layers_per_job: 1,
+    },
+    metadata: {},
+  });
+  const model = { config: { ...LLAMA, torch_dtype: "bfloat16" }, tensors: null };
+  const push = (said: Parameters<typeof pushSettings>[0], committed: typeof held | null = null) =>
+    makePlan(requestFor(pushSettings(said)), stateWith(committed), declaredCheckpoint(model));
+
+  it("has no jobs by layer, and says how ranks take buckets", () => {
+    const plan = push({ retain_export: true, max_buffer_bytes: 7, warn_buffer_bytes: 5 });
+    expect(plan.layerJobs).toEqual([]);
+    expect(plan.push).toEqual({ base: null, retainExport: true, maxBufferBytes: 7, warnBufferBytes: 5 });
+    expect(push({}).push).toEqual({ base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 });
+  });
+
+  it("has the layout of a pull of the same tensors", () => {
+    const pull = makePlan(
+      requestFor({ kind: "safetensors", uri: "/ckpt" }),
+      stateWith(null),
+      declaredCheckpoint(model),
+    );
+    expect([pull.push, pull.layerJobs.length]).toEqual([null, pull.layout.layers.length]);
+    expect(push({}).layoutDigest).toBe(pull.layoutDigest);
+  });
+
+  it("that is partial begins with the weights that are held, and needs some", () => {
+    expect(push({ partial: true }, held).push?.base).toEqual(held);
+    expect(push({}, held).push?.base).toBeNull();
+    expectLayercastError(
+      () => push({ partial: true }),
+      "invalid_request",
+      /holds no weights yet.*push all modules first/,
+    );
+  });
+
+  it("is of a config that is nested as configs are", () => {
+    let nested: unknown = 0;
+    for (let level = 0; level < 10_000; level++) nested = [nested];
+    expectLayercastError(
+      () => declaredCheckpoint({ config: { ...LLAMA, nested }, tensors: null }),
+      "invalid_request",
+      /^source\.config is nested deeper than 32/,
+    );
   });
 });

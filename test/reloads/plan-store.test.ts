@@ -23,6 +23,7 @@ const { layout, layoutDigest, source, sourceDigest } = planReload({
 const plan: LoadedPlan = {
   ...{ layout, layoutDigest, source, sourceDigest },
   ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
+  push: null,
 };
 
 describe("the plan store", () => {

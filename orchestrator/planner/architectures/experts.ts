@@ -30,7 +30,7 @@ export function expertCount({ config }: Dimensions): number {
   if (count <= MAX_EXPERTS) return count;
   throw new LayercastError(
     "checkpoint_invalid",
-    `${config.file} gives ${field} ${count}, more than the ${MAX_EXPERTS} experts that a layer may have. Correct the file.`,
+    `${config.file} gives ${field} ${count}, more than the ${MAX_EXPERTS} experts that a layer may have. Correct it.`,
     { file: config.file, field },
   );
 }

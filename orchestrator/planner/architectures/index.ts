@@ -41,7 +41,7 @@ export function familyOf(config: ModelConfig): Family {
   );
   if (family !== undefined) return family;
   const known = FAMILIES.flatMap(({ architectures }) => architectures);
-  const named = quoted(architecture ?? modelType ?? "that config.json does not name");
+  const named = quoted(architecture ?? modelType ?? "that the config does not name");
   throw new LayercastError(
     "unsupported_architecture",
     `The architecture ${named} is not known; known are ${known.join(", ")}.`,
