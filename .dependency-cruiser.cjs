@@ -70,7 +70,7 @@ module.exports = {
         ...atoms,
         "^(worker|native)/",
         "^orchestrator/(planner|queue)/",
-        "^orchestrator/reloads/(protocol/|(fleet|plan|record)-store\\.ts$)",
+        "^orchestrator/reloads/(protocol/|(fleet|plan|record|push/session)-store\\.ts$)",
         "^orchestrator/(config|log|redis)\\.ts$",
         // Whether a source file is still the planned one is decided by the same lines on both sides.
         "^orchestrator/checkpoint/",
@@ -80,8 +80,8 @@ module.exports = {
     only(
       "cli-speaks-http",
       "^orchestrator/cli/",
-      [contract, "^orchestrator/cli/", "^orchestrator/(owned-process|redis-server|package-root)\\.ts$"],
-      "and `up` and `demo` start processes",
+      [contract, "^orchestrator/(checkpoint|cli)/", "^orchestrator/(owned-process|redis-server|package-root)\\.ts$"],
+      "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes",
       ["^orchestrator/cli/(orchestrator|worker)\\.ts$"],
     ),
     only(

@@ -14,7 +14,8 @@ COPY --from=build /app/package.json /app/package-lock.json ./
 COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
 COPY --from=build /app/orchestrator/dashboard ./orchestrator/dashboard
+RUN install -d -o node -g node /spool
 USER node
 EXPOSE 8600
 ENTRYPOINT ["node", "dist/orchestrator/cli/main.js"]
-CMD ["orchestrator", "--host", "0.0.0.0", "--port", "8600", "--source-root", "/checkpoints"]
+CMD ["orchestrator", "--host", "0.0.0.0", "--port", "8600", "--source-root", "/checkpoints", "--spool-dir", "/spool"]

@@ -14,6 +14,8 @@ export interface OrchestratorConfig {
   readonly redisUrl: string;
   /** Absolute directories that a source may lie under. */
   readonly sourceRoots: readonly string[];
+  /** Where buckets of pushes are kept: a directory that every orchestrator and worker can read. */
+  readonly spoolDirectory: string;
   /** null: the API is open to whoever reaches it, which is why `host` must then be a loopback address. */
   readonly token: string | null;
   readonly logLevel: LogLevel;
@@ -49,6 +51,12 @@ export const SETTINGS = {
     default: null,
     description: "directory that checkpoints may lie under; repeatable, in the variable separated by ':'",
   },
+  spoolDir: {
+    flag: "--spool-dir <directory>",
+    env: "LAYERCAST_SPOOL_DIR",
+    default: ".layercast/spool",
+    description: "where buckets of pushes are kept until their reload has ended; every worker must be able to read it",
+  },
   tokenFile: {
     flag: "--token-file <file>",
     env: "LAYERCAST_TOKEN_FILE",
@@ -75,6 +83,7 @@ export interface OrchestratorFlags {
   host?: string;
   port?: string;
   sourceRoot?: string | string[];
+  spoolDir?: string;
   tokenFile?: string;
   logLevel?: string;
 }
@@ -82,7 +91,7 @@ export interface OrchestratorFlags {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 export function readConfig(flags: OrchestratorFlags, env: Environment): OrchestratorConfig {
-  const given = (name: "host" | "port" | "tokenFile" | "logLevel") =>
+  const given = (name: "host" | "port" | "spoolDir" | "tokenFile" | "logLevel") =>
     flags[name] ?? fromEnv(env, SETTINGS[name].env) ?? SETTINGS[name].default;
 
   const host = given("host") ?? SETTINGS.host.default;
@@ -93,6 +102,7 @@ export function readConfig(flags: OrchestratorFlags, env: Environment): Orchestr
     port: checkPort(given("port") ?? SETTINGS.port.default),
     redisUrl: checkRedisUrl(fromEnv(env, SETTINGS.redisUrl.env)),
     sourceRoots: Object.freeze(readSourceRoots(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env))),
+    spoolDirectory: resolve(given("spoolDir") ?? SETTINGS.spoolDir.default),
     token,
     logLevel: checkLogLevel(given("logLevel") ?? SETTINGS.logLevel.default),
   });

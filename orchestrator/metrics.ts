@@ -3,8 +3,8 @@
 // every orchestrator of one Redis shows all of them: take the maximum over orchestrators, not the sum.
 
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import type { ReloadView } from "./contract/reload.js";
-import { openReloadTally, type TalliedReloads } from "./reload-tally.js";
+import type { FleetView, ReloadView } from "./contract/reload.js";
+import { openReloadTally, readReloads, type TalliedReloads } from "./reload-tally.js";
 
 export interface Metrics {
   /** The registry's text and its content type. Succeeds without Redis too: it then shows that Redis is away. */
@@ -32,11 +32,22 @@ export function createMetrics(reloads: TalliedReloads): Metrics {
     buckets: REQUEST_SECONDS,
     registers: [registry],
   });
-  const readReloads = reloadMetrics(registry, reloads);
-  const readFleets = fleetMetrics(registry, reloads);
+  const countReloads = reloadMetrics(registry, reloads);
+  const showFleets = fleetMetrics(registry);
+  const showPushes = pushMetrics(registry);
+
+  async function readFleets(): Promise<void> {
+    // What was true at the last scrape must not be shown when this one cannot tell.
+    showFleets([]);
+    showPushes([]);
+    const fleets = await reloads.fleets();
+    showFleets(fleets);
+    const active = fleets.flatMap(({ active_reload_id }) => active_reload_id ?? []);
+    showPushes(await readReloads(reloads, active));
+  }
 
   async function readAll(): Promise<void> {
-    const read = await Promise.allSettled([readReloads(), readFleets()]);
+    const read = await Promise.allSettled([countReloads(), readFleets()]);
     redisUp.set(read.every(({ status }) => status === "fulfilled") ? 1 : 0);
   }
 
@@ -106,23 +117,45 @@ function timeMetrics(registry: Registry): (ended: ReloadView) => void {
   };
 }
 
-/** Makes the fleets' gauges; the function given back fills them from one reading. */
-function fleetMetrics(registry: Registry, reloads: TalliedReloads): () => Promise<void> {
+/** Makes the fleets' gauges; the function given back fills them with these and no others. */
+function fleetMetrics(registry: Registry): (fleets: readonly FleetView[]) => void {
   const registers = [registry];
   const gauge = (name: string, help: string) => new Gauge({ name, help, labelNames: ["fleet"] as const, registers });
   const routable = gauge("layercast_fleet_routable", "1 while the fleet may be routed to");
   const torn = gauge("layercast_fleet_torn", "1 while the fleet's ranks hold different weights");
   const alive = gauge("layercast_fleet_ranks_alive", "Ranks of the fleet whose lease is valid");
   const queued = gauge("layercast_fleet_reloads_queued", "Reloads that wait for the fleet");
-  return async () => {
-    // What was true at the last scrape must not be shown when this one cannot tell.
+  return (fleets) => {
     for (const each of [routable, torn, alive, queued]) each.reset();
-    for (const view of await reloads.fleets()) {
+    for (const view of fleets) {
       const labels = { fleet: view.fleet };
       routable.set(labels, view.routable ? 1 : 0);
       torn.set(labels, view.torn ? 1 : 0);
       alive.set(labels, view.ranks.filter((rank) => rank.alive).length);
       queued.set(labels, view.queued_reload_ids.length);
+    }
+  };
+}
+
+/** Makes the gauges of pushes under way; the function given back fills them with those of these reloads and no others. */
+function pushMetrics(registry: Registry): (active: readonly ReloadView[]) => void {
+  const registers = [registry];
+  const labelNames = ["fleet", "replica", "rank", "where"] as const;
+  const gauge = (name: string, help: string) => new Gauge({ name, help, labelNames, registers });
+  const now = gauge("layercast_push_buffer_bytes", "Held by a rank of modules of a push that are not complete");
+  const peak = gauge("layercast_push_peak_buffer_bytes", "The most that a rank has held of them in this push");
+  return (active) => {
+    for (const each of [now, peak]) each.reset();
+    for (const { fleet, ranks } of active) {
+      for (const { replica, rank, push } of ranks) {
+        if (push === null) continue;
+        const { buffers } = push;
+        const labels = { fleet, replica: String(replica), rank: String(rank) };
+        now.set({ ...labels, where: "host" }, buffers.host_bytes);
+        now.set({ ...labels, where: "device" }, buffers.device_bytes);
+        peak.set({ ...labels, where: "host" }, buffers.peak_host_bytes);
+        peak.set({ ...labels, where: "device" }, buffers.peak_device_bytes);
+      }
     }
   };
 }

@@ -24,7 +24,7 @@ export function openReloadTally(reloads: TalliedReloads, now: () => number = Dat
 
   return async () => {
     const found = await listSince(reloads, newest, newest === null ? 1 : MAX_PAGES);
-    const before = await readAgain(reloads, [...unfinished]);
+    const before = await readReloads(reloads, [...unfinished]);
     const looked = [...found, ...before];
     newest = found[0]?.reload_id ?? newest;
     unfinished = new Set(looked.filter((reload) => !hasEnded(reload)).map((reload) => reload.reload_id));
@@ -53,7 +53,8 @@ async function listSince({ list }: TalliedReloads, known: string | null, maxPage
   return found;
 }
 
-async function readAgain({ get }: TalliedReloads, ids: string[]): Promise<ReloadView[]> {
+/** Those that are still kept. */
+export async function readReloads({ get }: TalliedReloads, ids: string[]): Promise<ReloadView[]> {
   const never = new AbortController().signal;
   const read = await Promise.all(
     ids.map((id) =>

@@ -12,6 +12,7 @@ import type { Metrics } from "./metrics.js";
 import type { Reloads } from "./reloads/reloads.js";
 import type { App } from "./routes/app.js";
 import { addAuthorization } from "./routes/auth.js";
+import { addBucketRoutes } from "./routes/buckets.js";
 import { addEventRoutes } from "./routes/events.js";
 import { addFleetRoutes } from "./routes/fleets.js";
 import { addHealthRoutes } from "./routes/health.js";
@@ -56,6 +57,7 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   const { reloads, metrics } = deps;
   const routeDeps = { reloads, metrics, closing: closePromptly(app), heartbeatMs: deps.heartbeatMs ?? HEARTBEAT_MS };
   addReloadRoutes(app, routeDeps);
+  addBucketRoutes(app, routeDeps);
   addEventRoutes(app, routeDeps);
   addPlanRoutes(app, routeDeps);
   addFleetRoutes(app, routeDeps);
@@ -70,10 +72,10 @@ function addValidation(app: App): void {
   app.setValidatorCompiler(validatorCompiler(SCHEMAS));
   // Answers are checked by the compiler and by tests; a serializer made from the schema would drop what it does not know.
   app.setSerializerCompiler(() => JSON.stringify);
-  acceptOnlyJson(app);
+  acceptJson(app);
 }
 
-function acceptOnlyJson(app: App): void {
+function acceptJson(app: App): void {
   const parse = app.getDefaultJsonParser("error", "error");
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("application/json", { parseAs: "string" }, (request, body, done) => {

@@ -42,6 +42,12 @@ export interface Queues {
   addControl(job: ControlJob, enqueueing: number): Promise<void>;
   /** The whole flow; or, when only some ranks must begin anew, their part of it without the `decide` at its top. */
   addFlow(work: ReloadWork, withDecide: boolean): Promise<void>;
+  /** A push's buckets for one rank: plain jobs, which nothing waits for. */
+  addBuckets(
+    work: Pick<ReloadWork, "fleet" | "reload" | "epoch" | "retry">,
+    rank: { rank: RankKey; incarnation: string },
+    deliveries: readonly { sequence: number; delivery: number }[],
+  ): Promise<void>;
   addSwaps(
     work: Pick<ReloadWork, "fleet" | "reload" | "epoch">,
     ranks: { rank: RankKey; incarnation: string }[],
@@ -87,6 +93,10 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
       if (withDecide) await flows.add(decideNode(work, children));
       else await flows.addBulk(children);
     },
+    async addBuckets({ fleet, reload, epoch, retry }, { rank, incarnation }, deliveries) {
+      const addressed = { fleet, reload, epoch, rank, incarnation, retry };
+      await flows.addBulk(deliveries.map((one) => rankNode({ ...addressed, kind: "bucket", ...one }, 0)));
+    },
     async addSwaps({ fleet, reload, epoch }, ranks) {
       const nodes = ranks.map(({ rank, incarnation }) =>
         rankNode({ kind: "swap", fleet, reload, epoch, rank, incarnation, retry: PATIENT_RETRY }, 0),
@@ -101,7 +111,7 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
     async consumeControl(handle) {
       const worker = new Worker<ControlJob>(
         CONTROL_QUEUE,
-        (job) => throwingForTheQueue(job, (isLast) => handle(job.data, isLast)),
+        (job, token) => throwingForTheQueue(job, (isLast) => handle(job.data, isLast), token),
         {
           connection: patientConnection,
           prefix: KEY_PREFIX,

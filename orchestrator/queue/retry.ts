@@ -1,7 +1,7 @@
 // How a job's failure meets the queue; shared by all who take jobs.
 
 import { setTimeout as delay } from "node:timers/promises";
-import { type Job, UnrecoverableError } from "bullmq";
+import { DelayedError, type Job, UnrecoverableError } from "bullmq";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { encodeFailure, retryDelayMs } from "../contract/jobs.js";
 import { isRedisLost } from "../redis-lost.js";
@@ -35,15 +35,31 @@ async function outlastingRedis<Result>(handle: () => Promise<Result>): Promise<R
   }
 }
 
+/** What a job waits for has not come: it is tried again, and this try does not count. */
+export class NotYet extends Error {
+  override readonly name = "NotYet";
+  readonly againInMs: number;
+
+  constructor(reason: string, againInMs: number) {
+    super(reason);
+    this.againInMs = againInMs;
+  }
+}
+
 /** Runs a job's handler; an error that is not retryable becomes the queue's unrecoverable one, here and nowhere else. */
 export async function throwingForTheQueue<Result>(
-  job: Pick<Job, "attemptsMade" | "opts">,
+  job: Pick<Job, "attemptsMade" | "opts" | "moveToDelayed">,
   handle: (isLast: boolean) => Promise<Result>,
+  token?: string,
 ): Promise<Result> {
   const isLast = job.attemptsMade + 1 >= (job.opts.attempts ?? 1);
   try {
     return await outlastingRedis(() => handle(isLast));
   } catch (error) {
+    if (error instanceof NotYet) {
+      await job.moveToDelayed(Date.now() + error.againInMs, token);
+      throw new DelayedError(error.message);
+    }
     const failure = encodeFailure(reportError(error));
     throw error instanceof LayercastError && !error.retryable ? new UnrecoverableError(failure) : new Error(failure);
   }

@@ -9,6 +9,8 @@ import type { FleetStore } from "./fleet-store.js";
 import type { Follower } from "./follow-reload.js";
 import type { LoadedPlan, PlanStore } from "./plan-store.js";
 import type { FleetState } from "./protocol/state.js";
+import type { PushSessionStore } from "./push/session-store.js";
+import type { Spool } from "./push/spool.js";
 import type { RecordStore, StoredRequest } from "./record-store.js";
 
 /** What it takes to drive reloads on. */
@@ -16,12 +18,16 @@ export interface DriveDeps {
   /** Of this process, among all orchestrators of all time. */
   name: string;
   store: FleetStore;
-  queues: Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "removeQueue">;
+  queues: Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "addBuckets" | "removeQueue">;
   plans: PlanStore;
   records: RecordStore;
-  makePlan(request: StoredRequest, state: FleetState): Promise<LoadedPlan>;
+  makePlan(request: StoredRequest, state: FleetState, reload: string): Promise<LoadedPlan>;
   disk: Disk;
   callEngines: CallEngines;
+  sessions: PushSessionStore;
+  spool: Spool;
+  /** Buckets that this process is copying into the spool, by "reload/sequence". */
+  spooling: Map<string, Promise<void>>;
   /** By fleet: whom this process has sent the swap jobs of which epoch. */
   swapsSent: Map<string, { epoch: number; incarnations: Set<string> }>;
   log: Logger;

@@ -9,7 +9,8 @@ import { confirmReload, decideReload, enqueueRanks, sendSwaps } from "./enqueue-
 import { decideIfReady, type NextStep, nextStep } from "./protocol/advance.js";
 import { hookDue } from "./protocol/engine-transitions.js";
 import { fail } from "./protocol/reload-transitions.js";
-import { activeReload, type FleetState } from "./protocol/state.js";
+import { activeReload, type FleetState, isTerminal, type ReloadRecord } from "./protocol/state.js";
+import { tendSession } from "./push/tend-session.js";
 import { runHook } from "./run-hooks.js";
 import { startReload } from "./start-reload.js";
 
@@ -76,7 +77,8 @@ export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Sur
   deps.store.onWritten((state, entered) => {
     for (const { id, epoch, state: name, error } of entered) deps.log.info({ reload: id, epoch, error }, name);
     seen.set(state.fleet, state.version);
-    if (nextStep(state) !== null || hookDue(state) !== null) drive(state.fleet, state, false);
+    for (const { id, push } of entered.filter(isTerminal)) if (push) void deps.spool.remove(id).catch(() => {}); // or a sweep does
+    if (nextStep(state) !== null || hookDue(state) !== null || opensPush(entered)) drive(state.fleet, state, false);
   });
   onFleetChanged(({ fleet, version, waits }) => {
     if (waits && version > (seen.get(fleet) ?? 0)) drive(fleet, null, false);
@@ -102,9 +104,19 @@ async function driveOnce(
 ): Promise<FleetState> {
   const state = known ?? (await look(deps, fleet));
   if (sweeping) await removeRetiredQueues(deps, state);
+  if (isPushing(state)) await tendSession(deps, state);
   const step = nextStep(state);
   if (step !== null) await takeStep(deps, state, step, sweeping);
   return state;
+}
+
+/** Ranks that registered anew are sent what there is with the sweep; what is new, by who accepts it. */
+function opensPush(entered: ReloadRecord[]): boolean {
+  return entered.some(({ push, state }) => push && state === "loading");
+}
+
+function isPushing(state: FleetState): boolean {
+  return Boolean(activeReload(state)?.push);
 }
 
 async function look(deps: DriveDeps, fleet: string): Promise<FleetState> {
@@ -123,8 +135,9 @@ async function takeStep(deps: DriveDeps, state: FleetState, step: NextStep, swee
     case "start":
       return deps.queues.addControl({ kind: "start", fleet, reload, epoch }, enqueueing);
     case "enqueue":
-      // The first time it is part of the start job, unless engines were paused first; the sweep helps on a job that died.
-      if (enqueueing > 0 || sweeping || record?.inPlace) await enqueueRanks(deps, state, reload);
+      // The first time it is part of the start job, unless engines were paused first, or a push had to be finished; the sweep
+      // helps on a job that died.
+      if (enqueueing > 0 || sweeping || record?.inPlace || record?.push) await enqueueRanks(deps, state, reload);
       return;
     case "decide":
       return tolerating(decideReload(deps, fleet, reload, epoch));

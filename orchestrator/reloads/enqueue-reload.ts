@@ -27,7 +27,7 @@ export async function enqueueRanks(deps: DriveDeps, state: FleetState, reload: s
 }
 
 /** Writing in place is as good as decided: it must be on disk before the first byte, and Redis not have come back without it. */
-async function isSignalKept(deps: DriveDeps, fleet: string, reload: string): Promise<boolean> {
+export async function isSignalKept(deps: DriveDeps, fleet: string, reload: string): Promise<boolean> {
   if (await deps.disk.atOnce()) return true;
   await deps.disk.wait();
   const known = await deps.store.read(fleet);

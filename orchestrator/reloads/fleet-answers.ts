@@ -70,12 +70,13 @@ async function viewKnownFleet(deps: ReloadDeps, { state, context }: FleetSnapsho
   return viewFleet(state, context, await canRollBack(deps, state));
 }
 
-/** From undo on every rank, or else from the source as long as it is what it was. */
+/** From undo on every rank, or else from the source as long as it is what it was. What was pushed has none. */
 async function canRollBack({ plans }: ReloadDeps, { previous, ranks }: FleetState): Promise<boolean> {
   if (previous === null) return false;
   if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return true;
   try {
     const plan = await plans.load(previous.content);
+    if (plan.push !== null) return false;
     await verifyFiles(plan.source.files);
     return true;
   } catch {

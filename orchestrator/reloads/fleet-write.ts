@@ -68,7 +68,7 @@ export function applyTransition<Result>(
   return { result, after, ...describeWrite(before, after, context, beside) };
 }
 
-/** The state without ended reloads, every changed record, an event for every state entered. */
+/** The state without ended reloads, every changed record, an event for every new warning and every state entered. */
 function describeWrite(
   before: FleetState,
   after: FleetState,
@@ -95,7 +95,7 @@ function describeWrite(
     reloadIndex: beside.reloadIndex,
     set: beside.set,
     fields,
-    events: entered.map((record) => ({ key: KEYS.events(record.id), name: "state", payload: stateEvent(record) })),
+    events: [...changed.flatMap((record) => warningEvents(record, before)), ...entered.map(stateEvent)],
     eventsKept: EVENTS_KEPT,
     messages: describeMessages(after, changed),
   };
@@ -121,6 +121,16 @@ function reliedOnLeases(after: FleetState, entered: ReloadRecord[]): { rank: str
   return expectedRanks(after).map((rank) => ({ rank, incarnation: after.ranks[rank]?.incarnation ?? "" }));
 }
 
-function stateEvent(record: ReloadRecord): string {
-  return JSON.stringify({ state: record.state, epoch: record.epoch, error: record.error });
+type Event = FleetWrite["events"][number];
+
+function stateEvent({ id, state, epoch, error }: ReloadRecord): Event {
+  return { key: KEYS.events(id), name: "state", payload: JSON.stringify({ state, epoch, error }) };
+}
+
+/** Warnings are only ever added to a record. */
+function warningEvents({ id, warnings }: ReloadRecord, before: FleetState): Event[] {
+  const known = before.reloads[id]?.warnings.length ?? 0;
+  return warnings
+    .slice(known)
+    .map((warning) => ({ key: KEYS.events(id), name: "warning", payload: JSON.stringify(warning) }));
 }

@@ -5,8 +5,8 @@ import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
-import { readCheckpointTable } from "../checkpoint/checkpoint-table.js";
-import type { PlanRequest, PlanView, ReloadView } from "../contract/reload.js";
+import { type Checkpoint, readCheckpointTable } from "../checkpoint/checkpoint-table.js";
+import { type PlanRequest, type PlanView, type ReadSource, type ReloadView, readSource } from "../contract/reload.js";
 import { faultPoint } from "../fault-point.js";
 import { describePlan } from "../planner/describe-plan.js";
 import { planReload } from "../planner/plan-reload.js";
@@ -23,7 +23,12 @@ import { autoJobBytes, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
 import { isTerminal } from "./protocol/state.js";
-import { listReloads, openRecordStore, type StoredReload } from "./record-store.js";
+import { pushAnswers, viewPush } from "./push/push-answers.js";
+import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
+import { openPushSessions } from "./push/session-store.js";
+import { openSpool } from "./push/spool.js";
+import { trimSpool } from "./push/trim-spool.js";
+import { listReloads, openRecordStore, type StoredReload, type StoredRequest } from "./record-store.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
 import { submitReload, submitRollback } from "./submit-reload.js";
 import { trimRecords } from "./trim-records.js";
@@ -40,6 +45,8 @@ const READY_TIMEOUT_MS = 1_000;
 export async function openReloads(options: {
   redisUrl: string;
   sourceRoots: string[];
+  /** Where buckets of pushes are kept. */
+  spoolDirectory: string;
   log: Logger;
 }): Promise<OpenReloads> {
   const { redisUrl, sourceRoots, log } = options;
@@ -62,9 +69,13 @@ export async function openReloads(options: {
     queues,
     plans: openPlanStore(redis),
     records: openRecordStore(redis),
-    makePlan: (request, state) => makePlan(request, state, sourceRoots),
+    makePlan: async (request, state, reload) =>
+      makePlan(request, state, await readStored(redis, request, reload, sourceRoots)),
     disk: openDisk(redis, () => connect("patient")),
     callEngines,
+    sessions: openPushSessions(redis),
+    spool: openSpool(options.spoolDirectory),
+    spooling: new Map(),
     follower,
     sourceRoots,
     swapsSent: new Map(),
@@ -77,7 +88,10 @@ export async function openReloads(options: {
       return () => clearInterval(timer);
     },
     onFleetChanged: follower.onFleetChanged,
-    trim: () => trimRecords(redis, deps.store),
+    async trim() {
+      await trimRecords(redis, deps.store);
+      await trimSpool(deps);
+    },
   });
   return {
     reloads: reloadsOf(deps),
@@ -113,6 +127,7 @@ function reloadsOf(deps: ReloadDeps): Reloads {
       yield* followEvents(redis, follower, id, afterId, signal);
     },
     ...fleetAnswers(deps),
+    ...pushAnswers(deps),
     async ready() {
       const pong = await Promise.race([redis.ping().catch(() => null), delay(READY_TIMEOUT_MS, null, { ref: false })]);
       return pong === "PONG";
@@ -121,11 +136,12 @@ function reloadsOf(deps: ReloadDeps): Reloads {
 }
 
 async function viewOf(deps: ReloadDeps, stored: StoredReload): Promise<ReloadView> {
-  const [layout, fleet] = await Promise.all([
+  const [layout, fleet, push] = await Promise.all([
     stored.plan === null ? null : deps.plans.layout(stored.plan.layoutDigest),
     isTerminal(stored.record) ? null : deps.store.read(stored.record.fleet),
+    viewPush(deps.sessions, stored),
   ]);
-  return viewReload(stored, layout, fleet);
+  return viewReload(stored, layout, fleet, push);
 }
 
 async function getReload(deps: ReloadDeps, id: string, waitMs: number, signal: AbortSignal): Promise<ReloadView> {
@@ -150,10 +166,26 @@ async function listViews(deps: ReloadDeps, { fleet, state, limit, cursor }: Relo
   return { reloads: await Promise.all(reloads.map((stored) => viewOf(deps, stored))), next_cursor: nextCursor };
 }
 
+/** What the reload's weights come from, as its request names it. */
+async function readStored(
+  redis: Redis,
+  { source }: StoredRequest,
+  reload: string,
+  sourceRoots: string[],
+): Promise<Checkpoint> {
+  if (source?.kind === "push") return declaredCheckpoint(await loadPushModel(redis, reload));
+  return readCheckpointTable(source?.uri ?? "", { allowedRoots: sourceRoots });
+}
+
+async function readRequested(source: ReadSource, sourceRoots: string[]): Promise<Checkpoint> {
+  if (source.kind === "push") return declaredCheckpoint(source.model);
+  return readCheckpointTable(source.uri, { allowedRoots: sourceRoots });
+}
+
 async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanView> {
   const fleet = request.fleet === undefined ? null : (await requireFleet(deps, request.fleet)).state;
   const ranks = plannedRanks(request, fleet);
-  const { table, config } = await readCheckpointTable(request.source.uri, { allowedRoots: deps.sourceRoots });
+  const { table, config } = await readRequested(readSource(request.source), deps.sourceRoots);
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, ...ranks, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
   return describePlan(plan, policy.layers_per_job, autoJobBytes(fleet ?? { ranks: {} }));

@@ -1,7 +1,9 @@
 // What the routes may ask for: the whole of Layercast's behaviour as one interface of plain functions. `openReloads`
 // (open-reloads.ts) makes it from a Redis connection; route tests give their own.
 
+import type { Readable } from "node:stream";
 import type { HooksRequest, HooksView } from "../contract/hooks.js";
+import type { BucketRequest, BucketView, ExpectedTensorsView } from "../contract/push.js";
 import type {
   ExportView,
   FleetView,
@@ -39,6 +41,15 @@ export interface Reloads {
   get(id: string, waitMs: number, signal: AbortSignal): Promise<ReloadView>;
   list(filter: ReloadFilter): Promise<{ reloads: ReloadView[]; next_cursor: string | null }>;
   cancel(id: string): Promise<ReloadView>;
+  /** A push's bucket, as a file or as a body of `sizeBytes`; the same one again is the same. */
+  postBucket(id: string, request: BucketRequest): Promise<BucketView>;
+  putBucket(id: string, bucket: number, body: Readable, sizeBytes: number): Promise<BucketView>;
+  /** Answers at once when waitMs is 0, else when the bucket is consumed, wanted, or of no more use. */
+  bucket(id: string, bucket: number, waitMs: number, signal: AbortSignal): Promise<BucketView>;
+  /** What a push is to be sent, and what it has been. */
+  expectedTensors(id: string): Promise<ExpectedTensorsView>;
+  /** All has been sent. */
+  finish(id: string): Promise<void>;
   rollback(fleet: string, request: RollbackRequest): Promise<{ reload: ReloadView; created: boolean }>;
   /** Replays what came after `afterId` (null: from the start), then follows; ends after the terminal state's event. */
   events(id: string, afterId: string | null, signal: AbortSignal): AsyncIterable<ReloadEvent>;

@@ -17,9 +17,10 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   if (known === null || record?.id !== reload || record.epoch !== epoch || record.state !== "planning") return;
   await faultPoint("orchestrator.start");
   const isRollback = record.kind === "rollback";
-  const plan = isRollback ? await deps.plans.load(record.content) : await deps.makePlan(request, known.state);
+  const plan = isRollback ? await deps.plans.load(record.content) : await deps.makePlan(request, known.state, reload);
   if (!isRollback) requireLayout(known.state, plan, request);
   await deps.plans.save(reload, plan);
+  if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);
   await faultPoint("orchestrator.planned");
   const { state } = await deps.store.transact(fleet, (draft, { now }) =>
     beginLoading(draft, reload, epoch, plan.layoutDigest, now),

@@ -1,6 +1,7 @@
 // What is stored as what is answered: records to ReloadView, fleets to FleetView. Pure.
 
 import type { Layout } from "../contract/plan.js";
+import type { PushView } from "../contract/push.js";
 import { type FleetView, RAY_STATUS, type RankProgress, type ReloadView } from "../contract/reload.js";
 import { whyNotRoutable } from "./protocol/advance.js";
 import {
@@ -28,6 +29,7 @@ export function viewReload(
   { record, request, ranks }: StoredReload,
   layout: Layout | null,
   fleet: { state: FleetState; context: Context } | null,
+  push: PushView | null,
 ): ReloadView {
   const reports = Object.values(ranks).sort(
     (a, b) => a.progress.replica - b.progress.replica || a.progress.rank - b.progress.rank,
@@ -48,7 +50,8 @@ export function viewReload(
     pending_reason: fleet === null ? null : pendingReason(record, fleet.state, fleet.context),
     superseded_by: record.supersededBy,
     recipe: request.recipe.scheme,
-    source: request.source?.uri ?? null,
+    source: request.source?.kind === "push" ? "push" : (request.source?.uri ?? null),
+    push,
     progress: {
       layers_done: layers.reduce((sum, layer) => sum + layer.ranks_done, 0),
       layers_total: layers.length * rankCount,
@@ -122,11 +125,16 @@ export function pendingReason(record: ReloadRecord, state: FleetState, context: 
     case "loading":
     case "finalizing": {
       if (state.engineStop?.reload === record.id) return "waiting for engines to pause";
+      const wanted = record.push?.wanted ?? [];
+      if (wanted.length > 0) return `waiting for wanted buckets ${wanted.join(", ")} to be sent again`;
+      if (record.push && !record.push.finished) return "waiting for buckets, and for the push to be finished";
       const waiting = unpreparedRanks(state, record);
       return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to be prepared` : "waiting for the decision";
     }
     case "committing": {
       if (record.times.signalled === null) return "waiting for the decision to be on disk, and for engines to pause";
+      const wanted = record.push?.wanted ?? [];
+      if (wanted.length > 0) return `waiting for wanted buckets ${wanted.join(", ")} to be sent again`;
       const waiting = ranksNotLive(state, record);
       if (waiting.length > 0) return `waiting for ranks ${waiting.join(", ")} to swap`;
       return "waiting for engines to resume, and to be published";

@@ -17,6 +17,7 @@ export async function addOpenApi(app: App): Promise<void> {
       },
       tags: [
         { name: "reloads", description: "Submit, follow and cancel reloads" },
+        { name: "pushes", description: "Send weights in buckets instead of naming a checkpoint" },
         { name: "plans", description: "See what a reload would do" },
         { name: "fleets", description: "What the fleets hold" },
         { name: "health", description: "Probes and metrics" },

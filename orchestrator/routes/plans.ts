@@ -2,7 +2,7 @@
 
 import { PlanAnswer, PlanBody } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
-import { PLAN_PROBLEMS } from "./reloads.js";
+import { PLAN_PROBLEMS, SUBMIT_LIMIT_BYTES } from "./reloads.js";
 import { problems, ref } from "./schemas.js";
 
 export function addPlanRoutes(app: App, { reloads }: RouteDeps): void {
@@ -15,5 +15,5 @@ export function addPlanRoutes(app: App, { reloads }: RouteDeps): void {
     body: ref(PlanBody),
     response: { 200: ref(PlanAnswer), ...problems(...PLAN_PROBLEMS, "not_found") },
   };
-  app.post("/v1/plans", { schema }, async (request) => reloads.plan(request.body));
+  app.post("/v1/plans", { schema, bodyLimit: SUBMIT_LIMIT_BYTES }, async (request) => reloads.plan(request.body));
 }

@@ -1,6 +1,7 @@
 // The routes of reloads: submit (or only plan it), list, read with a long poll, cancel.
 
 import { Type } from "typebox";
+import { LayercastError } from "../contract/errors.js";
 import {
   PlanAnswer,
   type PlanRequest,
@@ -18,6 +19,9 @@ import { closed, problems, ReloadParams, ref } from "./schemas.js";
 import { parseWait } from "./wait.js";
 
 const tags = ["reloads"];
+
+/** A push may list a hundred thousand tensors. */
+export const SUBMIT_LIMIT_BYTES = 64 * 1024 * 1024;
 
 /** What reading and planning a source can end in. */
 export const PLAN_PROBLEMS = [
@@ -56,11 +60,20 @@ function addSubmit(app: App, { reloads }: RouteDeps): void {
       ...problems(...PLAN_PROBLEMS, "submission_conflict", "not_found", "backpressure"),
     },
   };
-  app.post("/v1/reloads", { schema }, async (request, reply) => {
+  app.post("/v1/reloads", { schema, bodyLimit: SUBMIT_LIMIT_BYTES }, async (request, reply) => {
+    refusePartialInPlace(request.body);
     if (request.body.dry_run) return reply.code(200).send(await reloads.plan(planOnly(request.body)));
     const { reload } = await reloads.submit(request.body);
     return reply.code(202).header("location", reloadPath(reload)).send(reload);
   });
+}
+
+function refusePartialInPlace({ source, install }: SubmitRequest): void {
+  if (source.partial === true && install.mode === "in_place")
+    throw new LayercastError(
+      "invalid_request",
+      "a partial push in place could not be taken back; push with install.mode staged, or push all modules",
+    );
 }
 
 function planOnly(body: SubmitRequest): PlanRequest {

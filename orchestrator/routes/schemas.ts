@@ -4,6 +4,7 @@
 import { type Static, type TSchema, Type } from "typebox";
 import { ERRORS, type ErrorCode } from "../contract/errors.js";
 import { HooksAnswer, HooksBody } from "../contract/hooks.js";
+import { BucketAnswer, BucketBody, ExpectedTensorsAnswer } from "../contract/push.js";
 import {
   ExportAnswer,
   ExportBody,
@@ -36,6 +37,9 @@ const NAMED: readonly TSchema[] = [
   RoutableAnswer,
   HooksAnswer,
   ExportAnswer,
+  BucketBody,
+  BucketAnswer,
+  ExpectedTensorsAnswer,
   ProblemAnswer,
 ];
 
@@ -94,6 +98,10 @@ const pathName = (description: string) =>
   Type.String({ minLength: 1, maxLength: 100, pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$", description });
 
 export const ReloadParams = Type.Object({ id: pathName("Reload id") });
+export const BucketParams = Type.Object({
+  id: pathName("Reload id"),
+  bucket: Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, description: "The bucket's number" }),
+});
 export const FleetParams = Type.Object({ fleet: pathName("Fleet name") });
 export const ReplicaParams = Type.Object({
   fleet: pathName("Fleet name"),

@@ -2,11 +2,13 @@
 // -> one `invalid_request` whose sentence and details.errors name each bad field. Only what stands in a URL is coerced
 // ("10" -> 10): a JSON body has types of its own.
 
-import { Ajv, type ErrorObject } from "ajv";
+import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
 import type { FastifySchemaCompiler, FastifySchemaValidationError } from "fastify";
 import type { TSchema } from "typebox";
 import { LayercastError } from "../contract/errors.js";
 
+/** Of a body with more values than this, the first bad field is named alone. */
+const MANY_VALUES = 100_000;
 /** More than this many bad fields are counted, not listed. */
 const MAX_LISTED_ERRORS = 20;
 
@@ -20,9 +22,33 @@ export function validatorCompiler(schemas: readonly TSchema[]): FastifySchemaCom
     validateFormats: false,
   };
   const body = new Ajv({ ...options, coerceTypes: false });
+  const bodyToFirst = new Ajv({ ...options, coerceTypes: false, allErrors: false });
   const url = new Ajv({ ...options, coerceTypes: true });
-  for (const schema of schemas) body.addSchema(schema);
-  return ({ schema, httpPart }) => (httpPart === "body" ? body : url).compile(schema);
+  for (const one of [body, bodyToFirst]) for (const schema of schemas) one.addSchema(schema);
+  return ({ schema, httpPart }) =>
+    httpPart === "body" ? boundErrors(body.compile(schema), bodyToFirst.compile(schema)) : url.compile(schema);
+}
+
+/** Every value may be an error, which is larger than the value: of a body with very many values the first says enough. */
+function boundErrors(toLast: ValidateFunction, toFirst: ValidateFunction) {
+  return (body: unknown) => {
+    if (toFirst(body)) return true;
+    if (hasManyValues(body)) return { error: toFirst.errors ?? [] };
+    return toLast(body) || { error: toLast.errors ?? [] };
+  };
+}
+
+/** Without a call a level: a body may be nested as deep as it is long. */
+function hasManyValues(body: unknown): boolean {
+  const rest = [body];
+  for (let count = 0; rest.length > 0; count++) {
+    const value = rest.pop();
+    if (typeof value !== "object" || value === null) continue;
+    const inner: unknown[] = Array.isArray(value) ? value : Object.values(value);
+    if (count + rest.length + inner.length > MANY_VALUES) return true;
+    for (const one of inner) rest.push(one);
+  }
+  return false;
 }
 
 interface FieldError {
@@ -47,7 +73,9 @@ export function explainValidation(found: readonly FastifySchemaValidationError[]
 /** A failed anyOf also reports each branch: what it adds is said by the anyOf itself. */
 function withoutBranches(errors: readonly ErrorObject[]): ErrorObject[] {
   const unions = errors.filter((error) => error.keyword === "anyOf").map((error) => `${error.schemaPath}/`);
-  return errors.filter((error) => !unions.some((path) => error.schemaPath.startsWith(path)));
+  // What a failed condition demands is said by the errors beside it.
+  const said = errors.filter((error) => error.keyword !== "if");
+  return said.filter((error) => !unions.some((path) => error.schemaPath.startsWith(path)));
 }
 
 function explain(error: ErrorObject): FieldError {
@@ -63,6 +91,7 @@ function explain(error: ErrorObject): FieldError {
     return { path, message: `${path} is missing` };
   }
   const path = at.join(".");
+  if (error.keyword === "false schema") return { path, message: `${path} does not go with the other fields beside it` };
   return { path, message: `${path === "" ? "it" : path} is ${quote(error.data)}, but ${rule(error)}` };
 }
 

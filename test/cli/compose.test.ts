@@ -47,6 +47,16 @@ describe("docker-compose.yml", () => {
     expect(mounts(services.orchestrator)).toContainEqual(["checkpoints", "/checkpoints", "ro"]);
   });
 
+  it("keeps the buckets of pushes on a volume that the ranks see under the same path", () => {
+    const { spoolDirectory } = readConfig(parseCommand(services.orchestrator.command), {
+      REDIS_URL: services.orchestrator.environment?.REDIS_URL,
+      LAYERCAST_TOKEN: "given",
+    });
+    expect(mounts(services.orchestrator)).toContainEqual(["spool", spoolDirectory]);
+    for (const worker of [services["worker-0"], services["worker-1"]])
+      expect(mounts(worker)).toContainEqual(["spool", spoolDirectory, "ro"]);
+  });
+
   it("runs the two ranks of one replica, their arenas on a volume, the checkpoints where the orchestrator sees them", () => {
     const workers = [services["worker-0"], services["worker-1"]];
     for (const [rank, worker] of workers.entries()) {

@@ -23,7 +23,7 @@ const processes: ChildProcess[] = [];
 
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "layercast-compose-"));
-  for (const folder of ["data", "arenas"]) mkdirSync(join(scratch, folder));
+  for (const folder of ["data", "arenas", "spool"]) mkdirSync(join(scratch, folder));
   cpSync(join(packageRoot(), "test/fixtures/checkpoints"), join(scratch, "checkpoints"), { recursive: true });
   const redisPort = await freePort();
   apiPort = await freePort();
@@ -33,6 +33,7 @@ beforeAll(async () => {
       .replace("8600", String(apiPort))
       .replace(/^0\.0\.0\.0$/, "127.0.0.1")
       .replace(/^\/checkpoints/, join(scratch, "checkpoints"))
+      .replace(/^\/spool/, join(scratch, "spool"))
       .replace(/^\/var\/lib\/layercast/, join(scratch, "arenas"));
   start(services.redis.command, ["--port", String(redisPort), "--bind", "127.0.0.1"], {}, join(scratch, "data"));
   for (const name of ["orchestrator", "worker-0", "worker-1"] as const) startService(services[name]);

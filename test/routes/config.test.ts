@@ -1,6 +1,6 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { Writable } from "node:stream";
 import { describe, expect, it } from "vitest";
 import { isLoopback, readConfig } from "../../orchestrator/config.js";
@@ -21,6 +21,7 @@ describe("the configuration", () => {
       port: 8600,
       redisUrl: REDIS.REDIS_URL,
       sourceRoots: [],
+      spoolDirectory: resolve(".layercast/spool"),
       token: null,
       logLevel: "info",
     });
@@ -33,19 +34,27 @@ describe("the configuration", () => {
       LAYERCAST_HOST: "::1",
       LAYERCAST_PORT: "1",
       LAYERCAST_SOURCE_ROOTS: "/a:/b/../c:",
+      LAYERCAST_SPOOL_DIR: "/s/../spool",
       LAYERCAST_TOKEN: "t0k",
       LAYERCAST_LOG_LEVEL: "warn",
     };
     const fromEnv = { host: "::1", port: 1, sourceRoots: ["/a", "/c"], token: "t0k", logLevel: "warn" };
-    expect(readConfig({}, env)).toMatchObject(fromEnv);
-    const flags = { host: "localhost", port: "0", sourceRoot: ["/d", "/e"], logLevel: "debug" };
-    const fromFlags = { host: "localhost", port: 0, sourceRoots: ["/d", "/e"], logLevel: "debug" };
-    expect(readConfig(flags, env)).toMatchObject(fromFlags);
+    expect(readConfig({}, env)).toMatchObject({ ...fromEnv, spoolDirectory: "/spool" });
+    const flags = { host: "localhost", port: "0", sourceRoot: ["/d", "/e"], spoolDir: "kept", logLevel: "debug" };
+    const fromFlags = { host: "localhost", port: 0, sourceRoots: ["/d", "/e"], spoolDirectory: resolve("kept") };
+    expect(readConfig(flags, env)).toMatchObject({ ...fromFlags, logLevel: "debug" });
   });
 
   it("takes an empty variable as not set", () => {
-    const env = { ...REDIS, LAYERCAST_TOKEN: "", LAYERCAST_PORT: " ", LAYERCAST_SOURCE_ROOTS: "" };
-    expect(readConfig({}, env)).toMatchObject({ token: null, port: 8600, sourceRoots: [] });
+    const env = {
+      ...REDIS,
+      LAYERCAST_TOKEN: "",
+      LAYERCAST_PORT: " ",
+      LAYERCAST_SOURCE_ROOTS: "",
+      LAYERCAST_SPOOL_DIR: "",
+    };
+    const unset = { token: null, port: 8600, sourceRoots: [], spoolDirectory: resolve(".layercast/spool") };
+    expect(readConfig({}, env)).toMatchObject(unset);
   });
 
   it("reads the token from a file, without its line end", () => {

@@ -3,6 +3,7 @@
 import { Writable } from "node:stream";
 import { pino } from "pino";
 import type { HooksView } from "../../orchestrator/contract/hooks.js";
+import type { BucketView, PushView, RankPush } from "../../orchestrator/contract/push.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
 import { createMetrics } from "../../orchestrator/metrics.js";
 import type { ReloadEvent, Reloads } from "../../orchestrator/reloads/reloads.js";
@@ -26,8 +27,24 @@ export const rankProgress = (rank: number, fields: Partial<RankProgress> = {}): 
   swap_ms: 0,
   peak_memory_bytes: 1 << 20,
   pinned_bytes: 0,
+  push: null,
   ...fields,
 });
+
+export const pushView: PushView = {
+  ...{ retain: "spool", partial: false, finished: false },
+  buckets: { accepted: 3, consumed: 1, wanted: [] },
+};
+
+export const rankPush: RankPush = {
+  buckets_taken: 2,
+  buffers: {
+    ...{ host_bytes: 4096, device_bytes: 0, peak_host_bytes: 8192, peak_device_bytes: 0 },
+    modules: [{ module: "model.layers.0.mlp.gate_up_proj", host_bytes: 4096, device_bytes: 0 }],
+    module_count: 1,
+  },
+  paths: { whole: 3, streamed: 1, buffered: 2 },
+};
 
 export const reloadView = (fields: Partial<ReloadView> = {}): ReloadView => ({
   reload_id: "rl-1",
@@ -44,6 +61,7 @@ export const reloadView = (fields: Partial<ReloadView> = {}): ReloadView => ({
   superseded_by: null,
   recipe: "fp8-channel",
   source: "/ckpt/step120",
+  push: null,
   progress: { layers_done: 2, layers_total: 4 },
   layers: [
     { name: "model.layers.0", ranks_done: 2 },
@@ -92,6 +110,16 @@ export const planView: PlanView = {
   jobs_per_rank: 1,
   skipped: [],
 };
+
+export const bucketView = (fields: Partial<BucketView> = {}): BucketView => ({
+  reload_id: "rl-1",
+  bucket: 0,
+  state: "pending",
+  bytes: 1000,
+  tensors: 3,
+  waiting_for: ["0/0", "0/1"],
+  ...fields,
+});
 
 const rankView = (rank: number): FleetView["ranks"][number] => ({
   replica: 0,
@@ -149,6 +177,11 @@ export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
     get: async () => reloadView(),
     list: async () => ({ reloads: [reloadView()], next_cursor: null }),
     cancel: async () => reloadView({ state: "cancelled", status: "STOPPED" }),
+    postBucket: async () => bucketView(),
+    putBucket: async (_, bucket) => bucketView({ bucket }),
+    bucket: async (_, bucket) => bucketView({ bucket, state: "consumed", waiting_for: [] }),
+    expectedTensors: async () => ({ tensors: [] }),
+    finish: async () => {},
     rollback: async () => ({ reload: reloadView({ kind: "rollback" }), created: true }),
     events: () => eventsOf([]),
     fleets: async () => [fleetView()],

@@ -1,8 +1,9 @@
 import { afterEach, describe, expect, it } from "vitest";
+import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
 import type { Reloads } from "../../orchestrator/reloads/reloads.js";
 import type { App } from "../../orchestrator/routes/app.js";
-import { committedView, fleetView, reloadView, testServer } from "./fake-reloads.js";
+import { committedView, fleetView, rankProgress, rankPush, reloadView, testServer } from "./fake-reloads.js";
 
 let app: App;
 afterEach(() => app.close());
@@ -88,6 +89,31 @@ describe("the metrics", () => {
     expect(value(text, "layercast_redis_up")).toBe("1");
     fleets = [];
     expect(await scrape()).not.toContain('fleet="b"');
+  });
+
+  it("show what ranks buffer of a push under way, on the host and the device apart, and nothing of one that has ended", async () => {
+    const device = { ...rankPush.buffers, device_bytes: 30, peak_device_bytes: 70 };
+    const ranks = [rankProgress(0, { push: rankPush }), rankProgress(1, { push: { ...rankPush, buffers: device } })];
+    const pushing = reloadView({ reload_id: "rl-push", ranks: [...ranks, rankProgress(2)] });
+    let fleets = [fleetView({ active_reload_id: "rl-push" }), fleetView({ fleet: "b", active_reload_id: "rl-gone" })];
+    await serve({
+      fleets: async () => fleets,
+      get: async (id) => {
+        if (id === "rl-push") return pushing;
+        throw new LayercastError("not_found", "its record is not kept", {});
+      },
+    });
+    const text = await scrape();
+    const shown = (name: string, rank: number, where: string) =>
+      value(text, `layercast_push_${name}{fleet="default",replica="0",rank="${rank}",where="${where}"}`);
+    expect([shown("buffer_bytes", 0, "host"), shown("buffer_bytes", 0, "device")]).toEqual(["4096", "0"]);
+    expect([shown("buffer_bytes", 1, "device"), shown("peak_buffer_bytes", 1, "device")]).toEqual(["30", "70"]);
+    expect(shown("peak_buffer_bytes", 0, "host")).toBe("8192");
+    expect(shown("buffer_bytes", 2, "host")).toBeUndefined();
+    expect(text).not.toContain("rl-push");
+    expect(value(text, "layercast_redis_up")).toBe("1");
+    fleets = [fleetView()];
+    expect(await scrape()).not.toMatch(/^layercast_push_/m);
   });
 
   it("can be scraped without Redis, and then say so", async () => {

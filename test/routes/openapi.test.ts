@@ -3,7 +3,17 @@ import { Ajv } from "ajv";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ERRORS } from "../../orchestrator/contract/errors.js";
 import type { App } from "../../orchestrator/routes/app.js";
-import { fleetView, hooksView, planView, reloadView, testServer } from "./fake-reloads.js";
+import {
+  bucketView,
+  fleetView,
+  hooksView,
+  planView,
+  pushView,
+  rankProgress,
+  rankPush,
+  reloadView,
+  testServer,
+} from "./fake-reloads.js";
 
 interface Operation {
   operationId: string;
@@ -23,6 +33,11 @@ const ROUTES = [
   "GET /v1/reloads/{id}",
   "GET /v1/reloads/{id}/events",
   "POST /v1/reloads/{id}/cancel",
+  "POST /v1/reloads/{id}/buckets",
+  "PUT /v1/reloads/{id}/buckets/{bucket}",
+  "GET /v1/reloads/{id}/buckets/{bucket}",
+  "GET /v1/reloads/{id}/tensors",
+  "POST /v1/reloads/{id}/finish",
   "POST /v1/plans",
   "GET /v1/fleets",
   "GET /v1/fleets/{fleet}",
@@ -86,7 +101,17 @@ describe("the OpenAPI document", () => {
   it("has every schema it refers to, under its own name", () => {
     const names = new Set(referencesIn(document).map((reference) => reference.replace("#/components/schemas/", "")));
     expect([...names].sort()).toEqual(
-      expect.arrayContaining(["Fleet", "Plan", "Problem", "Reload", "Source", "Submit"]),
+      expect.arrayContaining([
+        "Bucket",
+        "BucketRequest",
+        "ExpectedTensors",
+        "Fleet",
+        "Plan",
+        "Problem",
+        "Reload",
+        "Source",
+        "Submit",
+      ]),
     );
     for (const name of names) expect(Object.keys(document.components.schemas)).toContain(name);
   });
@@ -102,6 +127,12 @@ describe("the OpenAPI document", () => {
     accepts("ReloadList", { reloads: [reloadView()], next_cursor: null });
     accepts("Fleet", fleetView());
     accepts("Plan", planView);
+    accepts("Reload", reloadView({ source: "push", push: pushView, ranks: [rankProgress(0, { push: rankPush })] }));
+    accepts("Bucket", bucketView({ state: "wanted" }));
+    accepts("BucketRequest", { uri: "/dev/shm/b.safetensors", immutable: true });
+    accepts("ExpectedTensors", {
+      tensors: [{ name: "w", dtype: "BF16", shape: [2, 3], modules: ["m"], rows_received: 1 }],
+    });
     accepts("Hooks", hooksView);
     accepts("HooksRequest", hooksView);
     accepts("HooksRequest", { preset: "sglang", url: ["http://a:30000", "http://b:30000"], mode: "retract" });
@@ -123,6 +154,37 @@ describe("the OpenAPI document", () => {
         layers_per_job: 2,
       },
     });
+  });
+
+  it("tells the two kinds of source apart", () => {
+    const ajv = new Ajv({ strict: false, validateFormats: false });
+    ajv.addSchema({ $id: "document", ...document });
+    const isSource = ajv.compile({ $ref: "document#/components/schemas/Source" });
+    for (const source of [
+      { kind: "safetensors", uri: "/x" },
+      { kind: "push", config: {} },
+      { kind: "push", config: { a: 1 }, tensors: [{ name: "w", dtype: "BF16", shape: [2, 3] }], retain: "trainer" },
+    ])
+      expect([source, isSource(source)]).toEqual([source, true]);
+    for (const source of [
+      { kind: "safetensors", uri: "/x", config: {} },
+      { kind: "push", uri: "/x" },
+      { kind: "push", config: {}, uri: "/x" },
+      { uri: "/x" },
+    ])
+      expect([source, isSource(source)]).toEqual([source, false]);
+  });
+
+  it("says that a bucket's body is bytes, and that every bucket route may be refused for what a bucket is refused for", () => {
+    const put = document.paths["/v1/reloads/{id}/buckets/{bucket}"]?.put as {
+      requestBody?: { content: object };
+    } & Operation;
+    expect(Object.keys(put.requestBody?.content ?? {})).toEqual(["application/octet-stream"]);
+    const post = document.paths["/v1/reloads/{id}/buckets"]?.post;
+    for (const operation of [put, post])
+      expect(Object.keys(operation?.responses ?? {})).toEqual(
+        expect.arrayContaining(["202", "409", "422", "429", "507"]),
+      );
   });
 
   it("asks for no field that has a default", () => {

@@ -25,7 +25,15 @@ const submit = (body: unknown, headers: Record<string, string> = {}) =>
     headers: { "content-type": "application/json", ...headers },
     payload: typeof body === "string" ? body : JSON.stringify(body),
   });
+const rollback = (payload: string) =>
+  server.app.inject({
+    method: "POST",
+    url: "/v1/fleets/f1/rollback",
+    headers: { "content-type": "application/json" },
+    payload,
+  });
 const SOURCE = { kind: "safetensors", uri: "/ckpt" };
+const PUSH = { kind: "push", config: { model_type: "llama" } };
 
 describe("every error", () => {
   it.each(Object.keys(ERRORS) as ErrorCode[])("%s answers as its row says, as problem+json", async (code) => {
@@ -97,7 +105,8 @@ describe("a request that cannot be read", () => {
     ["a prototype in JSON", 400, () => submit('{"__proto__": {"a": 1}}')],
     ["another media type", 415, () => submit("x", { "content-type": "text/plain" })],
     ["a form", 415, () => submit("a=b", { "content-type": "application/x-www-form-urlencoded" })],
-    ["too large a body", 413, () => submit(JSON.stringify({ a: "x".repeat(1_100_000) }))],
+    ["too large a body", 413, () => rollback(JSON.stringify({ a: "x".repeat(1_100_000) }))],
+    ["too large a submission", 413, () => submit(JSON.stringify({ a: "x".repeat(68_000_000) }))],
     ["a broken escape in the URL", 400, () => server.app.inject("/v1/reloads/%E0%A4%A")],
   ] as const)("(%s) is invalid_request", async (_what, status, send) => {
     const answer = await send();
@@ -125,6 +134,8 @@ describe("an invalid body", () => {
     [{ source: SOURCE, policy: { retries: 3 } }, "policy.retries"],
     [{ source: SOURCE, install: { mod: "staged" } }, "install.mod"],
     [{ source: { ...SOURCE, url: "x" } }, "source.url"],
+    [{ source: { ...PUSH, retian: "spool" } }, "source.retian"],
+    [{ source: { ...PUSH, tensors: [{ name: "a", dtype: "BF16", shape: [], file: 1 }] } }, "source.tensors.0.file"],
   ])("with an unknown field names it (%j)", async (body, path) => {
     const { detail, errors } = await errorsOf(body);
     expect(errors.map((error) => error.path)).toEqual([path]);
@@ -134,7 +145,15 @@ describe("an invalid body", () => {
   it.each([
     [{}, "source", "is missing"],
     [{ source: {} }, "source.kind", "is missing"],
-    [{ source: { kind: "gguf", uri: "/x" } }, "source.kind", 'must be "safetensors"'],
+    [{ source: { kind: "gguf", uri: "/x" } }, "source.kind", "must be one of safetensors, push"],
+    [{ source: { kind: "safetensors" } }, "source.uri", "is missing"],
+    [{ source: { kind: "push" } }, "source.config", "is missing"],
+    [{ source: { ...SOURCE, partial: true } }, "source.partial", "does not go with the other fields beside it"],
+    [{ source: { ...PUSH, uri: "/ckpt" } }, "source.uri", "does not go with the other fields beside it"],
+    [{ source: { ...PUSH, config: [] } }, "source.config", "must be object"],
+    [{ source: { ...PUSH, retain: "none" } }, "source.retain", "must be one of spool, trainer"],
+    [{ source: { ...PUSH, tensors: [{ name: "a", dtype: "INT4", shape: [] }] } }, "source.tensors.0.dtype", "BF16"],
+    [{ source: { ...PUSH, tensors: [{ name: "a", dtype: "F32", shape: [-1] }] } }, "source.tensors.0.shape.0", ">= 0"],
     [{ source: SOURCE, recipe: { scheme: "int4" } }, "recipe.scheme", "must be one of none, fp8-tensor"],
     [{ source: SOURCE, recipe: { ignore: ["ok", 7] } }, "recipe.ignore.1", "must be string"],
     [{ source: SOURCE, policy: { attempts: "5" } }, "policy.attempts", "must be integer"],
@@ -159,6 +178,33 @@ describe("an invalid body", () => {
     expect(two.detail).toContain("and 1 more");
     const many = await errorsOf({ source: SOURCE, recipe: { ignore: Array.from({ length: 500 }, () => 7) } });
     expect(many.errors).toHaveLength(20);
+  });
+
+  it("says a thing once, for a source of either kind", async () => {
+    for (const source of [{ kind: "safetensors" }, { kind: "push" }, { ...SOURCE, idle_ms: 1 }, { ...PUSH, uri: "/x" }])
+      expect((await errorsOf({ source })).errors).toHaveLength(1);
+  });
+
+  it("of very many values is read to the first bad one, so that errors never outgrow it", async () => {
+    const tensors = Array.from({ length: 200_000 }, () => 0);
+    const { errors } = await errorsOf({ source: { ...PUSH, tensors } });
+    expect(errors.map((error) => error.path)).toEqual(["source.tensors.0"]);
+  });
+
+  it("may be nested as deep as it is long", async () => {
+    const depth = 1_000_000;
+    const config = `${"[".repeat(depth)}${"]".repeat(depth)}`;
+    const { errors } = await errorsOf(`{"source": {"kind": "push", "config": ${config}}}`);
+    expect(errors.map((error) => error.path)).toEqual(["source.config"]);
+  });
+
+  it("cannot ask for parts in place, not even as a trial", async () => {
+    for (const dry_run of [true, false]) {
+      const answer = await submit({ source: { ...PUSH, partial: true }, install: { mode: "in_place" }, dry_run });
+      expect(answer.json()).toMatchObject({ status: 400, code: "invalid_request" });
+      expect(answer.json().detail).toContain("a partial push in place could not be taken back");
+    }
+    expect((await submit({ source: PUSH, install: { mode: "in_place" } })).statusCode).toBe(202);
   });
 });
 

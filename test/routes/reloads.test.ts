@@ -64,6 +64,25 @@ describe("submit", () => {
     expect(seen[1]?.recipe).toEqual({ scheme: "none", ignore: ["touched"] });
   });
 
+  it("takes a push with a list of a hundred thousand tensors, and adds nothing to its source", async () => {
+    const seen: SubmitRequest[] = [];
+    behave({
+      submit: async (request) => {
+        seen.push(request);
+        return { reload: reloadView(), created: true };
+      },
+    });
+    const tensors = Array.from({ length: 100_000 }, (_, index) => ({
+      name: `model.layers.${index}.mlp.experts.${index}.down_proj.weight`,
+      dtype: "BF16",
+      shape: [7168, 2048],
+    }));
+    const source = { kind: "push", config: { model_type: "llama", rope_scaling: { factor: 2.5 } }, tensors };
+    expect((await post("/v1/reloads", { source })).statusCode).toBe(202);
+    expect(seen[0]?.source).toEqual(source);
+    expect((await post("/v1/plans", { source, tensor_parallel_size: 2 })).statusCode).toBe(200);
+  });
+
   it("answers 202 with the record and its Location, for a repeat too", async () => {
     for (const created of [true, false]) {
       behave({ submit: async () => ({ reload: reloadView(), created }) });

@@ -85,6 +85,7 @@ export function nextStep(state: FleetState): NextStep | null {
   if (record.state === "planning") return { kind: "start", reload, epoch };
   if (record.state === "committing") return nextCommitStep(state, record, epoch);
   if (record.inPlace && record.times.signalled === null) return null; // its engines are being paused
+  if (record.push && !record.push.finished) return null; // it is being sent; see push/tend-session.ts
   const ranks = expectedRanks(state).filter((key) => {
     const rank = state.ranks[key];
     return rank !== undefined && record.enqueued[key] !== rank.incarnation;

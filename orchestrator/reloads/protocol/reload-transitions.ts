@@ -17,6 +17,7 @@ import {
   type ReloadRecord,
   requireActive,
   type Token,
+  type Warning,
 } from "./state.js";
 
 /** What a submission brings; the rest of the record is the protocol's. */
@@ -30,6 +31,7 @@ export type NewReload = Pick<
   | "priority"
   | "coalesce"
   | "inPlace"
+  | "push"
   | "layoutDigest"
   | "healMs"
 > & { deadlineMs: number };
@@ -289,6 +291,26 @@ export function cancel(state: FleetState, reload: string, now: number): void {
   end(state, record, "cancelled", now);
 }
 
+/** All that a push sends has come: ranks may finalize. Nothing waits for a word that comes late. */
+export function finishPush(state: FleetState, reload: string): void {
+  const record = state.reloads[reload];
+  if (record?.push) record.push.finished = true;
+}
+
+/** These buckets are to be sent again. */
+export function noteWanted(state: FleetState, reload: string, wanted: number[]): void {
+  const record = state.reloads[reload];
+  if (record?.push) record.push.wanted = wanted;
+}
+
+/** Said once by a rank. */
+export function warn(state: FleetState, reload: string, epoch: number, warning: Warning): void {
+  const record = requireActive(state, reload, epoch);
+  const { code, details } = warning;
+  if (record.warnings.some((known) => known.code === code && known.details.rank === details.rank)) return;
+  record.warnings.push(warning);
+}
+
 /** planning | loading | finalizing -> failed; nothing live has changed, unless it writes in place. */
 export function fail(state: FleetState, reload: string, epoch: number, error: ErrorReport, now: number): void {
   const record = activeReload(state);
@@ -320,6 +342,11 @@ export function enforceDeadlines(state: FleetState, now: number): void {
     if (isTerminal(record)) continue;
     const decidedAt = record.times.decided;
     if (decidedAt === null ? now < record.deadlineAt : now < decidedAt + record.healMs) continue;
+    const wanted = record.push?.wanted ?? [];
+    if (wanted.length > 0) {
+      failNow(state, record, notSentAgain(wanted), now);
+      continue;
+    }
     const waitedFor = decidedAt === null ? `the decision (state ${record.state})` : "every rank to show it live";
     const error: ErrorReport = {
       code: "deadline_exceeded",
@@ -329,6 +356,15 @@ export function enforceDeadlines(state: FleetState, now: number): void {
     };
     failNow(state, record, error, now);
   }
+}
+
+function notSentAgain(buckets: number[]): ErrorReport {
+  return {
+    code: "source_gone",
+    message: `buckets ${buckets.join(", ")} were needed again and not sent again before the deadline; push again, with retain: spool or a longer deadline`,
+    retryable: false,
+    details: { buckets },
+  };
 }
 
 function ranksWaitedFor(state: FleetState, record: ReloadRecord): RankKey[] {

@@ -98,6 +98,15 @@ export interface EngineStop {
   failure: ErrorReport | null;
 }
 
+export interface PushRecord {
+  /** All has been sent: ranks may finalize. */
+  finished: boolean;
+  /** Some modules only; all others keep their bytes. */
+  partial: boolean;
+  /** Numbers of the buckets that are to be sent again: nobody has their bytes any more. */
+  wanted: number[];
+}
+
 export interface ReloadRecord {
   id: string;
   kind: "reload" | "rollback";
@@ -114,6 +123,8 @@ export interface ReloadRecord {
   priority: number;
   coalesce: "never" | "latest";
   inPlace: boolean;
+  /** Of a push session; its buckets are known elsewhere. A record of an earlier version does not say: null. */
+  push?: PushRecord | null;
   layoutDigest: string | null;
   /** The time by which it must be decided. */
   deadlineAt: number;

@@ -1,0 +1,187 @@
+// A bucket that a trainer sends: its header is held against the plan, it gets its place in the session, and its jobs go out. The
+// same bucket sent again is the same bucket; anything else that brings rows a second time is refused by name.
+
+import type { Readable } from "node:stream";
+import { readCheckpointFile } from "../../checkpoint/checkpoint-file.js";
+import type { SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
+import { pathOfUri, resolveAllowed, resolveRoots } from "../../checkpoint/source-path.js";
+import { LayercastError } from "../../contract/errors.js";
+import type { CheckpointFile } from "../../contract/plan.js";
+import type { BucketRequest } from "../../contract/push.js";
+import { faultPoint } from "../../fault-point.js";
+import type { ReloadDeps } from "../deps.js";
+import { readHeaderFirst } from "./bucket-body.js";
+import { type HeldPieces, piecesOf } from "./bucket-pieces.js";
+import { hasEqualTensors } from "./equal-buckets.js";
+import type { Accepted } from "./session-store.js";
+import { closed, pushOf, type TakingPush } from "./taking-push.js";
+import { passOn } from "./tend-session.js";
+
+/** A file that the trainer has written. Returns the bucket's sequence. */
+export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immutable }: BucketRequest): Promise<number> {
+  const push = await pushOf(deps, reload);
+  const path = await resolveAllowed(pathOfUri(uri), await resolveRoots(deps.sourceRoots));
+  const { file, header } = await readCheckpointFile(path);
+  const held = piecesOf(header, push.expected, path);
+  const came: Came = { number: null, file, header, held, immutable, spooled: false };
+  const sequence = await settle(deps, push, came, await offer(deps, push, came));
+  await goOn(deps, push);
+  return sequence;
+}
+
+/** A body: it is refused by name before it has come whole, and what has come of a refused one is given up. */
+export async function acceptBody(
+  deps: ReloadDeps,
+  reload: string,
+  number: number,
+  body: Readable,
+  sizeBytes: number,
+): Promise<number> {
+  const push = await pushOf(deps, reload);
+  const name = `bucket ${number}`;
+  const { header, whole } = await readHeaderFirst(body, sizeBytes, name);
+  const held = piecesOf(header, push.expected, name);
+  await requireRoom(deps, push, number);
+  const path = await deps.spool.receive(reload, touching(deps, reload, whole), sizeBytes);
+  const { file } = await readCheckpointFile(path);
+  const came: Came = { number, file, header, held, immutable: true, spooled: true };
+  // If this throws, the session may have the bucket all the same: then its file must stay, and goes with the reload.
+  const accepted = await offer(deps, push, came);
+  const isTaken = accepted.kind === "accepted" || accepted.kind === "again";
+  const sequence = await settle(deps, push, came, accepted).finally(() => (isTaken ? null : deps.spool.giveUp(path)));
+  await goOn(deps, push);
+  return sequence;
+}
+
+/** A bucket that is to find its place. */
+interface Came {
+  number: number | null;
+  file: CheckpointFile;
+  header: SafetensorsHeader;
+  held: HeldPieces;
+  immutable: boolean;
+  spooled: boolean;
+}
+
+async function offer({ sessions }: ReloadDeps, push: TakingPush, came: Came): Promise<Accepted> {
+  const { number, file, held, immutable, spooled } = came;
+  const accepted = await sessions.accept(
+    push.record.id,
+    { number, file, immutable, spooled, ...held },
+    push.settings.maxPendingBuckets,
+  );
+  await faultPoint("orchestrator.bucket_accepted");
+  return accepted;
+}
+
+/** The sequence that it has, or had; throws what speaks against it. */
+async function settle(deps: ReloadDeps, push: TakingPush, came: Came, accepted: Accepted): Promise<number> {
+  switch (accepted.kind) {
+    case "accepted":
+    case "again":
+      return accepted.sequence;
+    case "known":
+      return sameAsBefore(deps, push, came, accepted.sequence);
+    case "other_number":
+      throw await duplicate(deps, push, came, accepted.sequence);
+    case "number_taken":
+      throw numberTaken(push, came);
+    case "overlap":
+      throw await duplicate(
+        deps,
+        push,
+        came,
+        accepted.sequence,
+        push.expected.layout.checkpointTensors[accepted.tensor]?.name,
+      );
+    case "finished":
+      throw closed(push.record);
+    case "full":
+      await deps.sessions.touch(push.record.id); // who is told to wait is there
+      throw full(push);
+    default:
+      return accepted satisfies never;
+  }
+}
+
+/** Delivered before, by name: then its bytes must be the same too. */
+async function sameAsBefore(
+  { sessions, ...deps }: ReloadDeps,
+  push: TakingPush,
+  came: Came,
+  sequence: number,
+): Promise<number> {
+  const known = await sessions.bucket(push.record.id, sequence);
+  const isSameFile = IDENTITY.every((field) => known.file[field] === came.file[field]);
+  if (isSameFile || (known.isReadable && (await hasEqualTensors(known.file, came.file)))) return sequence;
+  throw await duplicate({ sessions, ...deps }, push, came, sequence);
+}
+
+const IDENTITY = ["path", "sizeBytes", "mtimeNs", "inode", "headerDigest"] as const satisfies (keyof CheckpointFile)[];
+
+async function duplicate(
+  { sessions }: ReloadDeps,
+  push: TakingPush,
+  { header }: Came,
+  sequence: number,
+  tensor = header.tensors[0]?.name,
+): Promise<LayercastError> {
+  const { number } = await sessions.bucket(push.record.id, sequence);
+  return new LayercastError(
+    "tensor_duplicate",
+    `${tensor} was sent before, with bucket ${number}, and not with the same bytes or not in the same bucket. A tensor's rows are sent ` +
+      "once; to change what was sent, cancel this push and open another",
+    { tensor, bucket: number },
+  );
+}
+
+function numberTaken({ record }: TakingPush, { number, header }: Came): LayercastError {
+  const tensor = header.tensors[0]?.name;
+  return new LayercastError(
+    "tensor_duplicate",
+    `bucket ${number} of reload ${record.id} was sent before, with other tensors than ${tensor} and what else this one holds; give it a ` +
+      "number of its own",
+    { tensor, bucket: number },
+  );
+}
+
+async function requireRoom({ sessions }: ReloadDeps, push: TakingPush, number: number): Promise<void> {
+  if ((await sessions.byNumber(push.record.id, number)) !== null) return; // perhaps the same, perhaps wanted
+  const summary = await sessions.summary(push.record.id);
+  if (summary === null || summary.finished) return; // accepting says more
+  if (summary.accepted - summary.consumed < push.settings.maxPendingBuckets) return;
+  await sessions.touch(push.record.id);
+  throw full(push);
+}
+
+function full({ settings, record }: TakingPush): LayercastError {
+  return new LayercastError(
+    "backpressure",
+    `${settings.maxPendingBuckets} buckets of reload ${record.id} are not consumed yet; send the next when one is (GET its bucket with ` +
+      "wait), or open the push with a larger max_pending_buckets",
+    { max_pending_buckets: settings.maxPendingBuckets },
+  );
+}
+
+/** A long upload is a sign of life. */
+async function* touching({ sessions }: ReloadDeps, reload: string, body: AsyncIterable<Uint8Array>) {
+  let touchedAt = 0;
+  for await (const chunk of body) {
+    if (performance.now() - touchedAt > TOUCH_EVERY_MS) {
+      touchedAt = performance.now();
+      await sessions.touch(reload);
+    }
+    yield chunk;
+  }
+}
+
+const TOUCH_EVERY_MS = 1_000;
+
+/** Its jobs go out now; if that fails, the sweep sends them. */
+async function goOn(deps: ReloadDeps, { record, state }: TakingPush): Promise<void> {
+  try {
+    await passOn(deps, state);
+  } catch (error) {
+    deps.log.warn({ reload: record.id, err: error }, "passing a bucket on failed; the sweep tries again");
+  }
+}

@@ -1,0 +1,151 @@
+// A bucket's header against the plan of its push: which rows of which checkpoint tensors it brings. What does not belong is refused
+// by name, before a byte of it is used. Pure.
+
+import { createHash } from "node:crypto";
+import type { HeaderTensor, SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
+import { parseStrictJson, quoted, type StrictJson, StrictJsonError } from "../../checkpoint/strict-json.js";
+import { LayercastError } from "../../contract/errors.js";
+import type { Layout, Source } from "../../contract/plan.js";
+import { type BucketPiece, ROW_RANGES_KEY } from "../../contract/push.js";
+
+/** What a session expects. */
+export interface Expected {
+  layout: Layout;
+  dtypes: Source["dtype"];
+  /** Index into Layout.checkpointTensors. */
+  byName: ReadonlyMap<string, number>;
+  /** Why a tensor that no kernel tensor needs is let through; null: it is not. */
+  skipped: (name: string) => string | null;
+}
+
+export interface HeldPieces {
+  /** Sorted by tensor and row. */
+  pieces: BucketPiece[];
+  /** Of all tensors. */
+  bytes: number;
+  tensors: number;
+  /** The same for every bucket that holds the same rows of the same tensors. */
+  contentKey: string;
+}
+
+/** `file` is what sentences call the bucket. */
+export function piecesOf({ tensors, metadata }: SafetensorsHeader, expected: Expected, file: string): HeldPieces {
+  if (tensors.length === 0)
+    throw new LayercastError("checkpoint_invalid", `${file} holds no tensors; a bucket has at least one`, { file });
+  const ranges = readRowRanges(metadata.get(ROW_RANGES_KEY), tensors, file);
+  const pieces: BucketPiece[] = [];
+  const described: unknown[] = [];
+  for (const tensor of tensors) {
+    const range = ranges.get(tensor.name) ?? null;
+    const piece = pieceOf(tensor, range, expected);
+    if (piece !== null) pieces.push(piece);
+    described.push([tensor.name, tensor.dtype, tensor.shape, range?.firstRow ?? 0]);
+  }
+  pieces.sort((a, b) => a.tensor - b.tensor || a.firstRow - b.firstRow);
+  const content = JSON.stringify(described.map((one) => JSON.stringify(one)).sort());
+  return {
+    pieces,
+    bytes: tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    tensors: tensors.length,
+    contentKey: createHash("sha256").update(content).digest("hex"),
+  };
+}
+
+interface DeclaredRange {
+  firstRow: number;
+  globalShape: number[];
+}
+
+/** null: nothing needs it. */
+function pieceOf(tensor: HeaderTensor, range: DeclaredRange | null, expected: Expected): BucketPiece | null {
+  const index = expected.byName.get(tensor.name);
+  if (index === undefined) {
+    if (expected.skipped(tensor.name) !== null) return null;
+    throw unexpected(tensor.name);
+  }
+  const { shape = [] } = expected.layout.checkpointTensors[index] ?? {};
+  const dtype = expected.dtypes[index];
+  if (tensor.dtype !== dtype)
+    throw new LayercastError(
+      "dtype_mismatch",
+      `${tensor.name} is ${tensor.dtype}; the push was planned with ${dtype}. Send it as that, or open the push with its dtype in source.tensors`,
+      { tensor: tensor.name, expected: dtype, found: tensor.dtype },
+    );
+  const found = range?.globalShape ?? tensor.shape;
+  if (!isSame(found, shape)) throw wrongShape(tensor.name, shape, found);
+  const rows = tensor.shape[0] ?? 1;
+  return rows === 0 ? null : { tensor: index, firstRow: range?.firstRow ?? 0, rows, offset: tensor.offset };
+}
+
+/** The metadata's row ranges by tensor. */
+function readRowRanges(text: string | undefined, tensors: readonly HeaderTensor[], file: string) {
+  const ranges = new Map<string, DeclaredRange>();
+  if (text === undefined) return ranges;
+  const shapes = new Map(tensors.map(({ name, shape }) => [name, shape]));
+  for (const [name, entry] of parseRanges(text, file)) {
+    const shape = shapes.get(name);
+    if (shape === undefined) throw wrongRange(file, name, "is not a tensor of it");
+    if (!(entry instanceof Map)) throw wrongRange(file, name, "is not an object");
+    const [offset, globalShape] = [entry.get("offset"), entry.get("global_shape")];
+    if (
+      !isSizes(offset) ||
+      !isSizes(globalShape) ||
+      offset.length !== shape.length ||
+      globalShape.length !== shape.length
+    )
+      throw wrongRange(file, name, `must give offset and global_shape, each of ${shape.length} whole numbers`);
+    const [firstRow = 0, ...others] = offset;
+    const isRows = others.every((at) => at === 0) && globalShape.slice(1).every((size, at) => size === shape[at + 1]);
+    if (!isRows) throw wrongRange(file, name, "may be a part of the first dimension alone: offset is 0 in all others");
+    if (firstRow + (shape[0] ?? 1) > (globalShape[0] ?? 1))
+      throw wrongRange(file, name, `ends at row ${firstRow + (shape[0] ?? 1)} of ${globalShape[0]}`);
+    ranges.set(name, { firstRow, globalShape });
+  }
+  return ranges;
+}
+
+function parseRanges(text: string, file: string): Map<string, StrictJson> {
+  try {
+    const parsed = parseStrictJson(text);
+    if (parsed instanceof Map) return parsed;
+  } catch (error) {
+    if (!(error instanceof StrictJsonError)) throw error;
+  }
+  throw new LayercastError(
+    "checkpoint_invalid",
+    `${file} has a ${ROW_RANGES_KEY} in its __metadata__ that is not a JSON object. Write it as {"name": {"offset": [...], "global_shape": [...]}}`,
+    { file },
+  );
+}
+
+function isSizes(value: StrictJson | undefined): value is number[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "number" && Number.isInteger(item) && item >= 0);
+}
+
+function isSame(one: readonly number[], other: readonly number[]): boolean {
+  return one.length === other.length && one.every((size, axis) => size === other[axis]);
+}
+
+function unexpected(name: string): LayercastError {
+  return new LayercastError(
+    "tensor_unexpected",
+    `${quoted(name)} is not one of the tensors that this push was planned with. Leave it out, or open the push with it in source.tensors`,
+    { tensors: [name] },
+  );
+}
+
+function wrongShape(tensor: string, expected: readonly number[], found: readonly number[]): LayercastError {
+  return new LayercastError(
+    "shape_mismatch",
+    `${tensor} has shape [${found.slice(0, 8).join(", ")}]; the push was planned with [${expected.join(", ")}]. For rows of ` +
+      `it give offset and global_shape in ${ROW_RANGES_KEY}`,
+    { tensor, expected, found: found.slice(0, 8) },
+  );
+}
+
+function wrongRange(file: string, name: string, what: string): LayercastError {
+  return new LayercastError("checkpoint_invalid", `${file}: ${quoted(name)} in ${ROW_RANGES_KEY} ${what}`, {
+    file,
+    tensor: name,
+  });
+}

@@ -1,0 +1,65 @@
+// The end of a push's sending: what is missing is named and nothing closed; else ranks may finalize, and the reload goes on like
+// any other.
+
+import { LayercastError } from "../../contract/errors.js";
+import type { Layout } from "../../contract/plan.js";
+import { faultPoint } from "../../fault-point.js";
+import { modulesOf } from "../../planner/modules.js";
+import { type RowRanges, rowCount } from "../../planner/row-ranges.js";
+import type { ReloadDeps } from "../deps.js";
+import { finishPush } from "../protocol/reload-transitions.js";
+import { isTerminal } from "../protocol/state.js";
+import { closed, pushOf, requirePush } from "./taking-push.js";
+
+/** The same push finished again is finished. */
+export async function finishSession(deps: ReloadDeps, reload: string): Promise<void> {
+  const { record, request } = await deps.records.read(reload);
+  const { partial } = requirePush(record, request.source);
+  if (record.push?.finished) return;
+  if (isTerminal(record)) throw closed(record);
+  const { expected } = await pushOf(deps, reload);
+  for (;;) {
+    const summary = await deps.sessions.summary(reload);
+    const rows = await deps.sessions.rows(reload);
+    requireComplete(expected.layout, rows, partial);
+    if (await deps.sessions.finish(reload, summary?.accepted ?? 0)) break; // else a bucket came meanwhile: look again
+  }
+  await faultPoint("orchestrator.finish");
+  await deps.store.transact(record.fleet, (draft) => finishPush(draft, reload));
+}
+
+function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, partial: boolean): void {
+  const needed = partial ? touchedTensors(layout, rows) : new Set(layout.checkpointTensors.keys());
+  if (needed.size === 0)
+    throw new LayercastError("tensor_missing", "no module has been sent; send at least one, or cancel the push", {
+      tensors: [],
+      count: 0,
+    });
+  const missing = [...needed].flatMap((index) => {
+    const { name, shape } = layout.checkpointTensors[index] ?? { name: "", shape: [] };
+    const lacking = rowsOf(shape) - rowCount(rows.get(index) ?? []);
+    return lacking > 0 ? [{ name, words: lacking === rowsOf(shape) ? name : `${lacking} rows of ${name}` }] : [];
+  });
+  if (missing.length === 0) return;
+  const shown = missing.slice(0, NAMED_IN_SENTENCE).map(({ words }) => words);
+  const more = missing.length > shown.length ? ` and ${missing.length - shown.length} more` : "";
+  throw new LayercastError(
+    "tensor_missing",
+    `${missing.length} tensors have not been sent, or not whole: ${shown.join(", ")}${more}. Send them and finish again`,
+    { tensors: missing.slice(0, NAMED_IN_DETAILS).map(({ name }) => name), count: missing.length },
+  );
+}
+
+/** All tensors of the modules of which something has come. */
+function touchedTensors(layout: Layout, rows: ReadonlyMap<number, RowRanges>): Set<number> {
+  const touched = modulesOf(layout).filter(({ tensors }) => [...tensors].some((tensor) => rows.has(tensor)));
+  return new Set(touched.flatMap(({ tensors }) => [...tensors]));
+}
+
+/** Of a tensor's first dimension; a scalar has one. */
+export function rowsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1) === 0 ? 0 : (shape[0] ?? 1);
+}
+
+const NAMED_IN_SENTENCE = 10;
+const NAMED_IN_DETAILS = 100;

@@ -1,0 +1,118 @@
+// What is asked about a push: its buckets, what it expects, how far it is.
+
+import { LayercastError } from "../../contract/errors.js";
+import type { BucketView, ExpectedTensorsView, PushView } from "../../contract/push.js";
+import { modulesOf } from "../../planner/modules.js";
+import { rowCount } from "../../planner/row-ranges.js";
+import type { ReloadDeps } from "../deps.js";
+import { isTerminal } from "../protocol/state.js";
+import type { StoredReload } from "../record-store.js";
+import type { Reloads } from "../reloads.js";
+import { acceptBody, acceptFile } from "./accept-bucket.js";
+import { finishSession } from "./finish-push.js";
+import type { PushSessionStore, SessionBucket } from "./session-store.js";
+import { requirePush } from "./taking-push.js";
+import { takersOf } from "./tend-session.js";
+
+type PushAnswers = Pick<Reloads, "postBucket" | "putBucket" | "bucket" | "expectedTensors" | "finish">;
+
+export function pushAnswers(deps: ReloadDeps): PushAnswers {
+  const { sessions } = deps;
+  const view = async (reload: string, sequence: number) => {
+    const [stored, bucket] = await Promise.all([deps.records.read(reload), sessions.bucket(reload, sequence)]);
+    return viewBucket(deps, stored, bucket);
+  };
+  return {
+    postBucket: async (reload, request) => view(reload, await acceptFile(deps, reload, request)),
+    putBucket: async (reload, number, body, sizeBytes) =>
+      view(reload, await acceptBody(deps, reload, number, body, sizeBytes)),
+    bucket: (reload, number, waitMs, signal) => waitForBucket(deps, reload, number, waitMs, signal),
+    expectedTensors: (reload) => expectedTensors(deps, reload),
+    finish: (reload) => finishSession(deps, reload),
+  };
+}
+
+/** A message may be missed; then a wait lasts this much longer at most. */
+const POLL_MS = 500;
+
+/** Answers once the bucket is not pending any more, its reload has ended, or the wait is over. */
+async function waitForBucket(
+  deps: ReloadDeps,
+  reload: string,
+  number: number,
+  waitMs: number,
+  signal: AbortSignal,
+): Promise<BucketView> {
+  const until = Date.now() + waitMs;
+  for (;;) {
+    // Armed before reading, so that a change between the read and the wait is not slept through.
+    const leftMs = until - Date.now();
+    const changed = leftMs > 0 ? deps.follower.changed(reload, Math.min(leftMs, POLL_MS), signal) : null;
+    const stored = await deps.records.read(reload);
+    requirePush(stored.record, stored.request.source);
+    const bucket = await deps.sessions.byNumber(reload, number);
+    if (bucket === null) throw unknownBucket(reload, number);
+    if (waitMs > 0) await deps.sessions.touch(reload); // who waits is there
+    const isOver = bucket.state !== "pending" || isTerminal(stored.record);
+    if (changed === null || signal.aborted || isOver) return viewBucket(deps, stored, bucket);
+    await changed;
+  }
+}
+
+async function viewBucket(deps: ReloadDeps, { record }: StoredReload, bucket: SessionBucket): Promise<BucketView> {
+  const known = await deps.store.read(record.fleet);
+  const takers = known === null ? [] : takersOf(known.state);
+  const held = await deps.sessions.takers(
+    record.id,
+    bucket.sequence,
+    takers.map(({ rank }) => rank),
+  );
+  const waitingFor = takers.filter(({ incarnation }, at) => held[at] !== incarnation).map(({ rank }) => rank);
+  return {
+    reload_id: record.id,
+    bucket: bucket.number,
+    state: bucket.state,
+    bytes: bucket.bytes,
+    tensors: bucket.tensors,
+    waiting_for: bucket.state === "consumed" || isTerminal(record) ? [] : waitingFor,
+  };
+}
+
+async function expectedTensors(deps: ReloadDeps, reload: string): Promise<ExpectedTensorsView> {
+  const { record, request, plan } = await deps.records.read(reload);
+  requirePush(record, request.source);
+  if (plan === null)
+    throw new LayercastError("backpressure", `reload ${reload} is ${record.state} and not planned yet; ask again`, {
+      state: record.state,
+    });
+  const { layout, source } = await deps.plans.load(reload);
+  const rows = await deps.sessions.rows(reload);
+  const modules = new Map<number, string[]>();
+  for (const { name, tensors } of modulesOf(layout)) {
+    for (const tensor of tensors) modules.set(tensor, [...(modules.get(tensor) ?? []), name]);
+  }
+  const tensors = layout.checkpointTensors.map(({ name, shape }, index) => ({
+    name,
+    dtype: source.dtype[index] ?? "BF16",
+    shape,
+    modules: modules.get(index) ?? [],
+    rows_received: rowCount(rows.get(index) ?? []),
+  }));
+  return { tensors };
+}
+
+/** null: not a push. */
+export async function viewPush(
+  sessions: PushSessionStore,
+  { record, request }: StoredReload,
+): Promise<PushView | null> {
+  if (!record.push || request.source?.kind !== "push") return null;
+  const { retain, partial } = request.source;
+  const { accepted = 0, consumed = 0 } = (await sessions.summary(record.id)) ?? {};
+  const { finished, wanted } = record.push;
+  return { retain, partial, finished, buckets: { accepted, consumed, wanted } };
+}
+
+function unknownBucket(reload: string, bucket: number): LayercastError {
+  return new LayercastError("not_found", `reload ${reload} has no bucket ${bucket}`, { reload, bucket });
+}

@@ -1,0 +1,70 @@
+// A push that may be sent buckets, with what its buckets are held against.
+
+import { LayercastError } from "../../contract/errors.js";
+import type { PushSettings } from "../../contract/push.js";
+import { skipRuleOf } from "../../planner/declared-table.js";
+import type { ReloadDeps } from "../deps.js";
+import { activeReload, type FleetState, isTerminal, type ReloadRecord } from "../protocol/state.js";
+import { pendingReason } from "../view.js";
+import type { Expected } from "./bucket-pieces.js";
+import { declaredCheckpoint, loadPushModel } from "./push-model.js";
+
+export interface TakingPush {
+  record: ReloadRecord;
+  /** Of the record's fleet, as it was just now. */
+  state: FleetState;
+  settings: PushSettings;
+  expected: Expected;
+}
+
+/** Throws `backpressure` while it is not open yet, `session_closed` when it has ended. */
+export async function pushOf(deps: ReloadDeps, reload: string): Promise<TakingPush> {
+  const { record, request } = await deps.records.read(reload);
+  const settings = requirePush(record, request.source);
+  if (isTerminal(record)) throw closed(record);
+  const known = await deps.store.read(record.fleet);
+  const active = known === null ? null : activeReload(known.state);
+  const waitsForEngines = active?.inPlace === true && active.times.signalled === null;
+  if (known === null || active?.id !== reload || active.state === "planning" || waitsForEngines) {
+    await deps.sessions.touch(reload); // who is told to wait is there
+    const reason = known === null ? null : pendingReason(record, known.state, known.context);
+    throw new LayercastError(
+      "backpressure",
+      `reload ${reload} takes no buckets yet: it is ${record.state} (${reason ?? "about to go on"}); send the bucket again`,
+      { state: record.state },
+    );
+  }
+  return { record: active, state: known.state, settings, expected: await expectedBy(deps, reload) };
+}
+
+export function requirePush(record: ReloadRecord, source: { kind: string } | null): PushSettings {
+  if (source?.kind === "push" && record.kind === "reload") return source as PushSettings;
+  throw new LayercastError(
+    "invalid_request",
+    `reload ${record.id} is not a push: its source names files, so it takes no buckets`,
+    { reload: record.id },
+  );
+}
+
+/** Those of the last few pushes: every bucket asks for its own. */
+const known = new Map<string, Expected>();
+const KNOWN = 4;
+
+async function expectedBy({ redis, plans }: ReloadDeps, reload: string): Promise<Expected> {
+  const before = known.get(reload);
+  if (before !== undefined) return before;
+  const [{ layout, source }, model] = await Promise.all([plans.load(reload), loadPushModel(redis, reload)]);
+  const byName = new Map(layout.checkpointTensors.map(({ name }, index) => [name, index]));
+  const expected = { layout, dtypes: source.dtype, byName, skipped: skipRuleOf(declaredCheckpoint(model).config) };
+  const oldest = known.size >= KNOWN ? known.keys().next().value : undefined;
+  if (oldest !== undefined) known.delete(oldest);
+  known.set(reload, expected);
+  return expected;
+}
+
+export function closed(record: ReloadRecord): LayercastError {
+  const why = isTerminal(record) ? `is ${record.state}` : "is finished";
+  return new LayercastError("session_closed", `reload ${record.id} ${why} and takes no buckets; open another push`, {
+    state: record.state,
+  });
+}
