@@ -3,11 +3,14 @@
 // the rank takes jobs all the same, for the next commit heals it, and tries again while no reload is at work.
 
 import { type ErrorReport, reportError } from "../orchestrator/contract/errors.js";
+import { NotYet } from "../orchestrator/queue/retry.js";
 import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type FleetState, type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
-import { loadingOf, prepareReload } from "./load-reload.js";
+import { prepareReload } from "./load-reload.js";
+import { type Loading, loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
+import { isExportOf } from "./push/kept-export.js";
 import { type Rank, readFleet, tellArena } from "./rank.js";
 
 /** For a rank that takes jobs: not while a reload's jobs will bring it there. */
@@ -39,6 +42,7 @@ async function loadOrSayWhyNot(rank: Rank, target: Held): Promise<void> {
   try {
     await load(rank, target);
   } catch (error) {
+    if (error instanceof NotYet) return; // the next heartbeat tries again
     const trouble = explain(target, reportError(error));
     rank.log.warn({ err: error, reload: target.reload, code: trouble.code }, "catching up failed");
     await rank.store.transact(rank.fleet, (draft) => reportTrouble(draft, rank.key, rank.incarnation, trouble));
@@ -60,8 +64,22 @@ async function load(rank: Rank, target: Held): Promise<void> {
   rank.log.info({ reload, epoch, weight_version: weightVersion }, "catching up");
   const plan = await rank.plans.load(content);
   const loading = loadingOf(rank, { inPlace: false }, { reload, epoch, content }, plan);
+  const base = plan.push?.base ?? null;
+  if (base !== null && (await needsBase(rank, loading))) await loadBase(rank, base);
   await prepareReload(loading);
   if (mayBeLive((await readFleet(rank)).state, target)) await makeLive(rank, loading, target);
+}
+
+/** A partial push changes parts of other weights; a rank that has lost everything needs those first. */
+async function needsBase({ arena }: Rank, loading: Loading): Promise<boolean> {
+  return arena.liveState().state === "empty" && !(await isExportOf(loading));
+}
+
+async function loadBase(rank: Rank, base: Held): Promise<void> {
+  const { reload, epoch, content } = base;
+  const loading = loadingOf(rank, { inPlace: false }, { reload, epoch, content }, await rank.plans.load(content));
+  await prepareReload(loading);
+  await makeLive(rank, loading, base);
 }
 
 /** Not while engines are still being paused, nor once the fleet has gone elsewhere: the next heartbeat looks again. */

@@ -3,16 +3,17 @@
 import { hostname } from "node:os";
 import { isNativeError, type NativeError } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { Plan } from "../orchestrator/contract/plan.js";
+import type { Layout } from "../orchestrator/contract/plan.js";
 import { describeElement, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
 
+/** What of a plan and its program a sentence may name. */
+interface PlanNames {
+  layout: Pick<Layout, "checkpointTensors">;
+}
+type ProgramNames = Pick<ResolvedProgram, "origins"> & { program: { files: readonly { path: string }[] } };
+
 /** `what` is the work that failed, such as "layer model.layers.7". */
-export function explainNativeError(
-  error: unknown,
-  plan: Pick<Plan, "layout">,
-  resolved: ResolvedProgram,
-  what: string,
-): unknown {
+export function explainNativeError(error: unknown, plan: PlanNames, resolved: ProgramNames, what: string): unknown {
   if (!isNativeError(error)) return error;
   const file = resolved.program.files[error.details.file ?? -1]?.path ?? "a checkpoint file";
   switch (error.code) {
@@ -74,6 +75,12 @@ export function explainNativeError(
   }
 }
 
+/** An error of work that only reads a file: there are no elements in it. */
+export function explainFileError(error: unknown, path: string, what: string): unknown {
+  const resolved = { program: { files: [{ path }] }, origins: new Float64Array() };
+  return explainNativeError(error, { layout: { checkpointTensors: [] } }, resolved, what);
+}
+
 /** What this host could not give, when no element of a checkpoint is to blame. */
 export function explainHostError(error: unknown, what: string): unknown {
   if (!isNativeError(error)) return error;
@@ -90,7 +97,7 @@ export function explainHostError(error: unknown, what: string): unknown {
   );
 }
 
-function elementOf(error: NativeError, plan: Pick<Plan, "layout">, resolved: ResolvedProgram) {
+function elementOf(error: NativeError, plan: PlanNames, resolved: ProgramNames) {
   const { slice = 0, row = 0, col = 0 } = error.details;
   return describeElement(plan.layout, resolved, { slice, row, col });
 }

@@ -4,7 +4,7 @@
 import type { FleetMessage } from "../orchestrator/contract/jobs.js";
 import { activeReload } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
-import { loadingOf } from "./load-reload.js";
+import { loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
 import { type Rank, tellArena, undoOf } from "./rank.js";
 
@@ -25,5 +25,6 @@ async function releaseIfEnded(rank: Rank, owner: Owner): Promise<void> {
   const committed = known?.state.committed ?? null;
   if (active?.id === owner.reload || committed?.epoch === owner.epoch) return;
   await rank.staging.release(owner);
+  rank.pushes.intakes.drop(owner);
   if (undoOf(rank) !== null) await tellArena(rank, null);
 }

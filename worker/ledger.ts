@@ -1,6 +1,7 @@
 // Who owns a rank's staging, and what is in it (P2). Values and transitions, no I/O: the worker keeps one Ledger beside the
 // memory it describes, so both are lost together. `closed`, `open`, `prepared` and `undo` are all that staging can be.
 
+import type { Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { Held } from "../orchestrator/reloads/protocol/state.js";
 
@@ -12,6 +13,14 @@ export interface Owner {
   content: string;
 }
 
+/** What a swap would bring back. */
+export interface Undo {
+  held: Held;
+  digest: bigint;
+  /** Those that were exchanged; null: all. */
+  spans: Span[] | null;
+}
+
 export type Staging =
   | { kind: "closed" }
   | { kind: "open"; owner: Owner; layers: Map<number, bigint>; finalized: bigint | null }
@@ -19,11 +28,14 @@ export type Staging =
   | {
       kind: "prepared";
       owner: Owner;
+      /** Of all bytes that will be live. */
       digest: bigint;
       generation: number;
-      adopted: { held: Held; digest: bigint } | null;
+      /** What there is to exchange; null: all. */
+      spans: Span[] | null;
+      adopted: Undo | null;
     }
-  | { kind: "undo"; held: Held; digest: bigint };
+  | ({ kind: "undo" } & Undo);
 
 export interface Ledger {
   staging: Staging;
@@ -94,7 +106,17 @@ export function prepare(ledger: Ledger, owner: Owner, layerCount: number, genera
     );
   }
   const digest = [...layers.values()].reduce(addDigests, finalized);
-  return { ...ledger, staging: { kind: "prepared", owner, digest, generation, adopted: null } };
+  return { ...ledger, staging: { kind: "prepared", owner, digest, generation, spans: null, adopted: null } };
+}
+
+/** open -> prepared, of what was pushed: `spans` of the arena, null: all of it. `digest` is of all that will be live. */
+export function preparePushed(
+  ledger: Ledger,
+  owner: Owner,
+  { digest, generation, spans }: { digest: bigint; generation: number; spans: Span[] | null },
+): Ledger {
+  requireOpen(ledger, owner);
+  return { ...ledger, staging: { kind: "prepared", owner, digest, generation, spans, adopted: null } };
 }
 
 /** undo -> prepared for a rollback to the very bytes that undo holds; null when it does not. */
@@ -102,9 +124,9 @@ export function adoptUndo(ledger: Ledger, owner: Owner, generation: number): Led
   refuseLowerEpoch(ledger, owner);
   const { staging } = ledger;
   if (staging.kind !== "undo" || staging.held.content !== owner.content) return null;
-  const { held, digest } = staging;
+  const { held, digest, spans } = staging;
   return {
-    staging: { kind: "prepared", owner, digest, generation, adopted: { held, digest } },
+    staging: { kind: "prepared", owner, digest, generation, spans, adopted: { held, digest, spans } },
     highestEpoch: owner.epoch,
   };
 }
@@ -125,7 +147,7 @@ export function requirePrepared(
 }
 
 /** prepared -> undo(what was live), or closed when nothing was or nothing can be brought back. */
-export function swapped(ledger: Ledger, undo: { held: Held; digest: bigint } | null): Ledger {
+export function swapped(ledger: Ledger, undo: Undo | null): Ledger {
   return { ...ledger, staging: undo === null ? { kind: "closed" } : { kind: "undo", ...undo } };
 }
 

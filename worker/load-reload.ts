@@ -3,54 +3,17 @@
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
-import type { ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
-import { isOwner, type Owner } from "./ledger.js";
-import type { Rank, Sources } from "./rank.js";
-import type { ProgressReport } from "./report.js";
-import type { RankStaging } from "./staging.js";
-
-export interface Loading {
-  owner: Owner;
-  plan: LoadedPlan;
-  mode: "staged" | "in_place";
-  staging: RankStaging;
-  sources: Sources;
-  report: ProgressReport;
-  /** "0-1", for the fault points. */
-  scope: string;
-}
-
-export function loadingOf(rank: Rank, record: Pick<ReloadRecord, "inPlace">, owner: Owner, plan: LoadedPlan): Loading {
-  const mode = record.inPlace ? "in_place" : "staged";
-  return {
-    owner,
-    plan,
-    mode,
-    staging: rank.staging,
-    sources: rank.sources,
-    report: rank.report(owner, plan),
-    scope: rank.key.replace("/", "-"),
-  };
-}
+import { isOwner } from "./ledger.js";
+import type { Loading } from "./loading.js";
+import { preparePush } from "./push/take-buckets.js";
+import { someAtOnce } from "./some-at-once.js";
 
 /** So many layers of a job are with the core at once, so that it does not idle between them. */
 const LAYERS_AT_ONCE = 2;
 
 /** Stages those of the layers that are not there yet. Settles when no work for any of them is in flight. */
 export async function loadLayers(loading: Loading, layers: number[]): Promise<void> {
-  const queue = layers.values();
-  let failed = false;
-  const loadSome = async () => {
-    for (const layer of queue) {
-      if (failed) return;
-      await loadLayer(loading, layer).catch((error: unknown) => {
-        failed = true;
-        throw error;
-      });
-    }
-  };
-  const runs = await Promise.allSettled(Array.from({ length: LAYERS_AT_ONCE }, loadSome));
-  for (const run of runs) if (run.status === "rejected") throw run.reason;
+  await someAtOnce(layers, LAYERS_AT_ONCE, (layer) => loadLayer(loading, layer));
 }
 
 async function loadLayer({ owner, plan, staging, report, scope }: Loading, layer: number): Promise<void> {
@@ -68,21 +31,27 @@ async function loadLayer({ owner, plan, staging, report, scope }: Loading, layer
 export async function prepareReload(
   loading: Loading,
 ): Promise<{ digest: string; generation: number; finalizeMs: number }> {
-  const { owner, plan, staging, report, scope } = loading;
+  const { owner, plan, staging, report } = loading;
   const ready = staging.prepared(owner);
   if (ready !== null) return { ...ready, finalizeMs: report.progress.finalize_ms };
+  const finalizeMs = await (plan.push === null ? loadAndFinalize(loading) : preparePush(loading));
+  const prepared = staging.prepared(owner);
+  if (prepared === null)
+    throw new LayercastError("not_prepared", `reload ${owner.reload} lost its staging while finalizing`);
+  report.phase("prepared", { finalize_ms: finalizeMs });
+  return { ...prepared, finalizeMs };
+}
+
+/** Returns how long the part took that begins at the rank barrier. */
+async function loadAndFinalize(loading: Loading): Promise<number> {
+  const { owner, plan, staging, report, scope } = loading;
   await openAndLoad(loading);
   await loading.sources.requireUntouched(plan.source.files);
   report.phase("finalizing");
   await faultPoint("worker.finalize", scope);
   const startedAt = performance.now();
   await staging.finalize(owner, plan);
-  const finalizeMs = performance.now() - startedAt;
-  const prepared = staging.prepared(owner);
-  if (prepared === null)
-    throw new LayercastError("not_prepared", `reload ${owner.reload} lost its staging while finalizing`);
-  report.phase("prepared", { finalize_ms: finalizeMs });
-  return { ...prepared, finalizeMs };
+  return performance.now() - startedAt;
 }
 
 /** Loads while the source files are looked at; bytes of a source that is not the plan's are given up again. */

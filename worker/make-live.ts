@@ -3,7 +3,9 @@
 
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
-import { type Loading, prepareReload } from "./load-reload.js";
+import { prepareReload } from "./load-reload.js";
+import type { Loading } from "./loading.js";
+import { keepExport } from "./push/kept-export.js";
 import { type Rank, tellArena } from "./rank.js";
 
 /** The caller has seen that nothing can take these weights back: they are committed, or the ranks were told to swap. */
@@ -26,5 +28,6 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
   await faultPoint("worker.swapped", scope);
   report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
   await tellArena(rank, { ms: swapMs, endedAt });
-  rank.sources.becameLive(plan.source.files);
+  rank.sources.becameLive(plan.push === null ? plan.source.files : []);
+  await keepExport(loading, held).catch((error: unknown) => rank.log.warn({ err: error }, "no export was kept"));
 }

@@ -15,6 +15,14 @@ export interface NativeWork {
 
 const GRACE_MS = 10_000;
 
+/** How long a call may take that has so many bytes to read or to write. */
+export function callDeadlineMs(bytes: number): number {
+  return CALL_BASE_MS + bytes / SLOWEST_BYTES_PER_MS;
+}
+
+const CALL_BASE_MS = 30_000;
+const SLOWEST_BYTES_PER_MS = 20_000;
+
 export function openNativeWork(core: NativeCore, exitStuck: (what: string) => void): NativeWork {
   const inFlight = new Map<Cancel, Promise<unknown>>();
 

@@ -9,8 +9,9 @@ import type { CheckpointFile } from "../orchestrator/contract/plan.js";
 import type { FleetSnapshot, FleetStore } from "../orchestrator/reloads/fleet-store.js";
 import type { LoadedPlan, PlanStore } from "../orchestrator/reloads/plan-store.js";
 import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
-import type { FleetState, Held } from "../orchestrator/reloads/protocol/state.js";
+import { expectedRanks, type FleetState, type Held } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
+import type { RankPushes } from "./push/rank-pushes.js";
 import type { RankArena } from "./rank-arena.js";
 import { openReport, type ProgressReport } from "./report.js";
 import type { RankStaging } from "./staging.js";
@@ -44,6 +45,7 @@ export interface Rank {
   sources: Sources;
   arena: RankArena;
   staging: RankStaging;
+  pushes: RankPushes;
   log: Logger;
   /** The swap that is under way, if any; never rejects. */
   swapping: Promise<void>;
@@ -53,10 +55,12 @@ export interface Rank {
   report(owner: Owner, plan: LoadedPlan): ProgressReport;
 }
 
-export async function readFleet({ store, fleet }: Rank): Promise<FleetSnapshot> {
+export async function readFleet({ store, fleet, pushes }: Rank): Promise<FleetSnapshot> {
   const known = await store.read(fleet);
   if (known === null)
     throw new LayercastError("rank_lost", `fleet ${fleet} is not known any more; this rank registers again`);
+  const { ranks } = known.state;
+  pushes.expected = expectedRanks(known.state).map((rank) => ({ rank, incarnation: ranks[rank]?.incarnation ?? "" }));
   return known;
 }
 

@@ -4,9 +4,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
-import type { LayerReport } from "../native/native.js";
+import type { FillReport, LayerReport } from "../native/native.js";
 import type { ErrorReport } from "../orchestrator/contract/errors.js";
 import { CHANNELS, EVENTS_KEPT, KEYS } from "../orchestrator/contract/jobs.js";
+import type { RankPush } from "../orchestrator/contract/push.js";
 import type { RankProgress, ReloadEvents } from "../orchestrator/contract/reload.js";
 import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-store.js";
 
@@ -14,6 +15,13 @@ export interface ProgressReport {
   readonly progress: RankProgress;
   attempted(): void;
   layerDone(layer: number, report: LayerReport): void;
+  /** Some of a layer's matrices, or rows of them, are staged. */
+  layerWritten(report: LayerReport): void;
+  /** All of a layer is. */
+  layerComplete(layer: number): void;
+  /** A slice was cut out of a bucket into buffers. */
+  cut(report: FillReport): void;
+  pushed(push: RankPush): void;
   /** `prepared` and `swapped` are told at once; what comes before them may be over sooner than it is worth telling. */
   phase(state: RankProgress["state"], times?: Partial<Pick<RankProgress, "finalize_ms" | "swap_ms">>): void;
   retry(layer: string, attempt: number, error: ErrorReport): void;
@@ -57,13 +65,31 @@ export function openReport(
     soon ??= setTimeout(tellNow, REPORT_EVERY_MS).unref();
   }
 
+  function layerComplete(layer: number): void {
+    if (done[layer] === "0") progress.layers_done += 1;
+    done[layer] = "1";
+    tellSoon();
+  }
+
   return {
     progress,
     attempted: () => void progress.attempts++,
     layerDone(layer, report) {
-      if (done[layer] === "0") progress.layers_done += 1;
-      done[layer] = "1";
       addLayer(progress, report);
+      layerComplete(layer);
+    },
+    layerWritten(report) {
+      addLayer(progress, report);
+      tellSoon();
+    },
+    layerComplete,
+    cut({ bytesRead, readMs }) {
+      progress.bytes_read += bytesRead;
+      progress.read_ms += readMs;
+      tellSoon();
+    },
+    pushed(push) {
+      progress.push = push;
       tellSoon();
     },
     phase(state, times = {}) {
@@ -96,6 +122,7 @@ const NOTHING_DONE = {
   swap_ms: 0,
   peak_memory_bytes: 0,
   pinned_bytes: 0,
+  push: null,
 } as const satisfies Omit<RankProgress, "replica" | "rank" | "incarnation">;
 
 export function addLayer(progress: RankProgress, report: LayerReport): void {

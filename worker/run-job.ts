@@ -7,13 +7,16 @@ import { type ErrorCode, LayercastError, reportError } from "../orchestrator/con
 import type { ExportResult, RankJob } from "../orchestrator/contract/jobs.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { exportLayout } from "../orchestrator/planner/arena-layout.js";
+import { NotYet } from "../orchestrator/queue/retry.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
 import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { fail, handInToken, heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
-import { type Loading, loadingOf, loadLayers, openFor, prepareReload } from "./load-reload.js";
+import { loadLayers, openFor, prepareReload } from "./load-reload.js";
+import { type Loading, loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
+import { takeOne } from "./push/take-buckets.js";
 import { type Rank, readFleet, undoOf } from "./rank.js";
 
 type ReloadJob = Exclude<RankJob, { kind: "export" }>;
@@ -36,7 +39,7 @@ export async function runJob(rank: Rank, job: RankJob, attempt: number, isLast: 
       log.info(`not done: ${error.message}`);
       if (error.code === "stale_job" || (await activeFor(rank, job)) === null) return null;
     }
-    log.warn({ err: error, attempt }, "failed");
+    if (!(error instanceof NotYet)) log.warn({ err: error, attempt }, "failed");
     throw error;
   }
   return null;
@@ -68,6 +71,8 @@ async function runLoad(
       if (rank.staging.prepared(owner) !== null) return; // delivered again after the rank barrier
       await openFor(loading);
       await loadLayers(loading, job.layers);
+    } else if (job.kind === "bucket") {
+      if (rank.staging.prepared(owner) === null) await takeOne(loading, job.sequence);
     } else {
       await runFinalize(rank, loading);
     }
@@ -115,16 +120,22 @@ async function tellFailure(
   attempt: number,
   isLast: boolean,
 ): Promise<void> {
+  if (error instanceof NotYet) return;
   const report = reportError(error);
   if (report.code === "stale_job" || report.code === "cancelled") return;
   if (report.retryable && !isLast) {
-    loading.report.retry(job.kind === "layer" ? `layers ${job.layers.join(", ")}` : job.kind, attempt, report);
+    loading.report.retry(describeJob(job), attempt, report);
     return;
   }
   const details = { ...report.details, replica: rank.replica, rank: rank.rank, host: rank.host, attempts: attempt };
   await rank.store.transact(rank.fleet, (draft, { now }) =>
     fail(draft, job.reload, job.epoch, { ...report, retryable: false, details }, now),
   );
+}
+
+function describeJob(job: ReloadJob): string {
+  if (job.kind === "layer") return `layers ${job.layers.join(", ")}`;
+  return job.kind === "bucket" ? `bucket ${job.sequence}` : job.kind;
 }
 
 /** The word to swap, as a job: it is never lost. */
@@ -148,7 +159,7 @@ async function exportLive(rank: Rank, file: string): Promise<ExportResult> {
       });
     }
     const { weightVersion } = live.held;
-    const { headerBytes, spans } = exportLayout(standing.layout, weightVersion);
+    const { headerBytes, spans } = exportLayout(standing.layout, { weight_version: weightVersion });
     const path = join(rank.arena.exportDirectory, file);
     const { core } = rank;
     const { bytes } = await core.exportLive(standing.arena, path, headerBytes, spans, core.createCancel());

@@ -1,7 +1,7 @@
 // The one owner of a rank's staging at work (P2, P4): opens it for a reload, lets writes in while it is open, closes it when
 // all is there, swaps. Opening, preparing and swapping shut the gate first and wait until no native write is in flight.
 
-import type { LayerReport, NativeCore } from "../native/native.js";
+import type { LayerReport, NativeCore, Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
 import { createResolver, type Resolve, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
@@ -9,6 +9,7 @@ import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import { explainHostError, explainNativeError } from "./explain-native-error.js";
 import {
+  addDigests,
   adoptUndo,
   digestFromHex,
   digestToHex,
@@ -19,6 +20,7 @@ import {
   type Owner,
   open,
   prepare,
+  preparePushed,
   recordFinalized,
   recordLayer,
   release,
@@ -26,7 +28,7 @@ import {
   requirePrepared,
   swapped,
 } from "./ledger.js";
-import type { NativeWork } from "./native-work.js";
+import { callDeadlineMs, type NativeWork } from "./native-work.js";
 import type { Destination, RankArena } from "./rank-arena.js";
 
 export interface RankStaging {
@@ -39,6 +41,10 @@ export interface RankStaging {
   loadLayer(owner: Owner, plan: LoadedPlan, layer: number): Promise<LayerReport | null>;
   /** The rank barrier has fallen: stages what waited for it, then closes staging. */
   finalize(owner: Owner, plan: LoadedPlan): Promise<void>;
+  /** Runs a program while staging is open for the owner; `what` is the work, such as "layer model.layers.7". */
+  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: string): Promise<LayerReport>;
+  /** Closes staging over what was pushed: `digest` is of what was written to these spans (null: to all). */
+  closePushed(owner: Owner, digest: bigint, spans: Span[] | null): Promise<void>;
   /** Takes undo for prepared when it holds the owner's content. */
   adopt(owner: Owner): Promise<boolean>;
   /** The token's facts, when prepared by the owner. */
@@ -59,10 +65,6 @@ export interface StagingOptions {
   /** "0-1", for the fault points. */
   scope?: string;
 }
-
-/** A native call may take this long, and longer the more it has to write. */
-const CALL_BASE_MS = 30_000;
-const SLOWEST_BYTES_PER_MS = 20_000;
 
 export function openStagingOwner({ core, arena, work, rank, scope = "" }: StagingOptions): RankStaging {
   // The page's epoch, even where nothing vouches for the bytes: no later reload may have the same.
@@ -113,18 +115,33 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
   ): Promise<LayerReport> {
     await gateOpen();
     requireOpen(ledger, owner);
-    const { target, half } = requireDestination(destination);
+    const { target } = requireDestination(destination);
     const { allowNonFinite } = plan;
     const resolved = resolverOf(plan, target)(plan.source, { layers, rank, phase, allowNonFinite });
     const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
-    const deadlineMs = CALL_BASE_MS + bytesOf(resolved) / SLOWEST_BYTES_PER_MS;
+    return runNow(plan, resolved, what, phase);
+  }
+
+  /** The gate is open, and so is staging. */
+  async function runNow(plan: LoadedPlan, resolved: ResolvedProgram, what: string, phase: "layer" | "finalize") {
+    const { target, half } = requireDestination(destination);
     try {
-      return await work.run(what, deadlineMs, (cancel) =>
+      return await work.run(what, callDeadlineMs(bytesOf(resolved)), (cancel) =>
         faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${phase}_running`, scope),
       );
     } catch (error) {
       throw explainNativeError(error, plan, resolved, what);
     }
+  }
+
+  /** Of all bytes that will be live once these spans, of which `written` is the digest, have been exchanged. */
+  async function digestAfter(written: bigint, spans: Span[] | null): Promise<bigint> {
+    if (spans === null) return written;
+    const { target, half } = requireDestination(destination);
+    if (half === "live")
+      return digestFromHex(await core.digest(target.arena, half, spansOf(target), core.createCancel()));
+    const replaced = digestFromHex(await core.digest(target.arena, "live", spans, core.createCancel()));
+    return addDigests(addDigests(digestFromHex(arena.page().digest), -replaced), written);
   }
 
   return {
@@ -157,6 +174,17 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
         ledger = prepare(ledger, owner, all.length, arena.page().generation);
       });
     },
+    async run(owner, plan, resolved, what) {
+      await gateOpen();
+      requireOpen(ledger, owner);
+      return runNow(plan, resolved, what, "layer");
+    },
+    closePushed: (owner, written, spans) =>
+      exclusively(async () => {
+        requireOpen(ledger, owner);
+        const digest = await digestAfter(written, spans);
+        ledger = preparePushed(ledger, owner, { digest, generation: arena.page().generation, spans });
+      }),
     adopt: (owner) =>
       exclusively(() => {
         const adopted = adoptUndo(ledger, owner, arena.page().generation);
@@ -174,17 +202,18 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
     swap: (owner, held) =>
       exclusively(async () => {
         const { target, mode } = requireDestination(destination);
-        const { digest } = requirePrepared(ledger, owner, arena.page().generation);
+        const { digest, spans } = requirePrepared(ledger, owner, arena.page().generation);
         const before = arena.liveState();
         const beforeDigest = digestFromHex(arena.page().digest);
         const startedAt = performance.now();
         arena.beginSwap(owner.epoch, owner.reload);
         await faultPoint("worker.swap_begun", scope);
-        if (mode === "staging") await faultDuring(exchangeAll(core, target), "worker.exchanging", scope);
+        if (mode === "staging") await faultDuring(exchange(core, target, spans), "worker.exchanging", scope);
         if (mode === "next") arena.takeOver(target);
         await faultPoint("worker.exchanged", scope);
         arena.endSwap(target, held, digestToHex(digest));
-        const undo = mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest } : null;
+        const undo =
+          mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest, spans } : null;
         ledger = swapped(ledger, undo);
         return performance.now() - startedAt;
       }),
@@ -209,9 +238,17 @@ function refuseLive(arena: RankArena, { reload, content, epoch }: Owner): void {
 }
 
 /** Once begun an exchange is not stopped: half exchanged is neither the old nor the new. */
-async function exchangeAll(core: NativeCore, { arena, layout }: Destination["target"]): Promise<void> {
-  const spans = layout.tensors.filter(({ bytes }) => bytes > 0).map(({ offset, bytes }) => ({ offset, bytes }));
-  await core.exchange(arena, spans, core.createCancel());
+async function exchange(
+  core: NativeCore,
+  { arena, layout }: Destination["target"],
+  spans: Span[] | null,
+): Promise<void> {
+  await core.exchange(arena, spans ?? spansOf({ layout }), core.createCancel());
+}
+
+/** Of all its tensors. */
+function spansOf({ layout }: Pick<Destination["target"], "layout">): Span[] {
+  return layout.tensors.filter(({ bytes }) => bytes > 0).map(({ offset, bytes }) => ({ offset, bytes }));
 }
 
 function requireDestination(destination: Destination | null): Destination {

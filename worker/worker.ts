@@ -22,15 +22,20 @@ import {
   rankKey,
   rankQueue,
 } from "../orchestrator/contract/jobs.js";
+import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
-import { openFleetStore } from "../orchestrator/reloads/fleet-store.js";
+import { type FleetStore, openFleetStore } from "../orchestrator/reloads/fleet-store.js";
 import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
 import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
+import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
+import { openPushSessions } from "../orchestrator/reloads/push/session-store.js";
+import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice } from "./open-device.js";
 import { pinRepeatedSources } from "./pin-sources.js";
+import { keepIntakes, type RankPushes } from "./push/rank-pushes.js";
 import { type Rank, reportKeeper } from "./rank.js";
 import { HOST_FILES, openRankArena } from "./rank-arena.js";
 import { runJob } from "./run-job.js";
@@ -121,13 +126,21 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const arena = await openRankArena({ core, rank, directory, ...place, poison, findLayout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
-  const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
-  const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
-  const report = reportKeeper(redis, log, { replica, rank, incarnation }, pinnedBytes);
   const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
     for (const { id, epoch, state, error } of entered) log.info({ reload: id, epoch, error }, state);
   });
+  const by = { rank: key, incarnation };
+  const pushes: RankPushes = {
+    ...{ core, work, arena, files: HOST_FILES, rank, by },
+    sessions: openPushSessions(redis),
+    expected: [],
+    warn: (owner, warning) => tellWarning(store, fleet, owner, warning),
+    intakes: keepIntakes(core, rank),
+  };
+  const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
+  const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
+  const report = reportKeeper(redis, log, { replica, rank, incarnation }, pinnedBytes);
   return {
     fleet,
     key,
@@ -145,11 +158,16 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     sources: { verify: verifyFiles, requireUntouched, becameLive },
     arena,
     staging,
+    pushes,
     log,
     swapping: Promise.resolve(),
     catchingUp: null,
     report,
   };
+}
+
+async function tellWarning(store: FleetStore, fleet: string, { reload, epoch }: Owner, warning: WarningReport) {
+  await store.transact(fleet, (draft) => warn(draft, reload, epoch, warning));
 }
 
 async function listen(subscriber: Redis, heed: (message: FleetMessage) => void): Promise<void> {
@@ -160,7 +178,7 @@ async function listen(subscriber: Redis, heed: (message: FleetMessage) => void):
 async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
   const worker = new Worker<RankJob>(
     rankQueue(rank.fleet, rank.key, rank.incarnation),
-    (job) => throwingForTheQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast)),
+    (job, token) => throwingForTheQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast), token),
     {
       connection,
       prefix: KEY_PREFIX,

@@ -84,5 +84,6 @@ export function planOf(
     allowNonFinite: false,
     stagingPlace: "auto",
     retry,
+    push: null,
   };
 }

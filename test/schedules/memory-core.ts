@@ -153,10 +153,21 @@ export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: Co
       }
       return { bytes: 0, swapMs: 1 };
     },
-    digest: () => Promise.reject(new Error("no schedule asks for it")),
-    exportLive: () => Promise.reject(new Error("no schedule asks for it")),
+    digest: notAsked,
+    exportLive: notAsked,
+    openBuffers: notAskedNow,
+    fillBuffers: notAsked,
+    describeBuffers: notAskedNow,
+    freeBuffers: notAsked,
+    closeBuffers: notAskedNow,
   };
 }
+
+function notAskedNow(): never {
+  throw new Error("no schedule asks for it");
+}
+
+const notAsked = () => Promise.reject(new Error("no schedule asks for it"));
 
 export function filesOf(disk: Disk): Files {
   return {

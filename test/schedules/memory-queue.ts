@@ -49,7 +49,7 @@ export function copyJobs(jobs: Jobs): Jobs {
 export function senderOf(
   jobs: () => Jobs,
   event: (effect: () => void) => Promise<void>,
-): Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "removeQueue"> {
+): Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "addBuckets" | "removeQueue"> {
   const add = (work: ReloadJob, enqueueing: number, retry: RetryPolicy, more: Partial<Job> = {}) => {
     const isControl = work.kind === "start" || work.kind === "decide";
     const id = isControl ? controlJobId(work, enqueueing) : rankJobId(work, enqueueing);
@@ -64,6 +64,7 @@ export function senderOf(
       event(() => {
         for (const rank of ranks) add({ kind: "swap", ...work, ...rank, retry: PATIENT }, 0, PATIENT);
       }),
+    addBuckets: () => Promise.reject(new Error("schedules push nothing")),
     removeQueue: (name) =>
       event(() => {
         for (const job of jobs().values()) if (job.queue === name) jobs().delete(job.id);

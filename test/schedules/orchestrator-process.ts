@@ -15,6 +15,8 @@ import { ask, bringToDisk, plansOf, type Sim, storeOf } from "./sim.js";
 import type { Process } from "./world.js";
 
 const SLOTS = 2;
+/** Schedules push nothing. */
+const NO_PUSHES = {};
 
 export function startOrchestrator(sim: Sim, name: string): Process {
   const process = sim.world.spawn(name);
@@ -38,6 +40,9 @@ export function startOrchestrator(sim: Sim, name: string): Process {
     },
     callEngines: enginesOf(sim, process),
     swapsSent: new Map(),
+    sessions: NO_PUSHES as never,
+    spool: NO_PUSHES as never,
+    spooling: new Map(),
     log: SILENT,
   };
   openDriver(deps, {

@@ -122,6 +122,7 @@ async function openPart(
     sources: { verify: (files) => verify(sim, process, files), requireUntouched: look, becameLive: () => {} },
     arena,
     staging: openStagingOwner({ core, arena, work, rank }),
+    pushes: NO_PUSHES as never,
     log: SILENT,
     swapping: Promise.resolve(),
     catchingUp: null,
@@ -129,11 +130,18 @@ async function openPart(
       progress: NO_REPORT as never,
       attempted: () => {},
       layerDone: () => {},
+      layerWritten: () => {},
+      layerComplete: () => {},
+      cut: () => {},
+      pushed: () => {},
       phase: () => {},
       retry: () => {},
     }),
   };
 }
+
+/** Schedules push nothing. */
+const NO_PUSHES = { arena: { livePath: "" }, files: { remove: () => {} }, intakes: { drop: () => {} } };
 
 function verify(sim: Sim, process: Process, files: readonly { path: string }[]): Promise<void> {
   return sim.world.event(process, () => {

@@ -51,7 +51,7 @@ describe("opening", () => {
   });
 
   it("destroys undo", () => {
-    const ledger = swapped(preparedBy(owner("b", 2)), { held: held("a"), digest: 7n });
+    const ledger = swapped(preparedBy(owner("b", 2)), { held: held("a"), digest: 7n, spans: null });
     expect(ledger.staging.kind).toBe("undo");
     expect(open(ledger, owner("c", 3)).staging).toMatchObject({ kind: "open" });
   });
@@ -102,11 +102,11 @@ describe("swapping", () => {
 });
 
 describe("rolling back", () => {
-  const undo = { held: held("a"), digest: 7n };
+  const undo = { held: held("a"), digest: 7n, spans: null };
 
   it("adopts undo that holds the very content, without a write", () => {
     const ledger = adoptUndo(swapped(preparedBy(owner("b", 2)), undo), owner("back", 3, "a"), 6);
-    expect(ledger?.staging).toMatchObject({ kind: "prepared", digest: 7n });
+    expect(ledger?.staging).toMatchObject({ kind: "prepared", digest: 7n, spans: null });
     expect(adoptUndo(swapped(preparedBy(owner("b", 2)), undo), owner("back", 3, "x"), 6)).toBeNull();
   });
 

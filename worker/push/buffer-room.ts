@@ -1,0 +1,82 @@
+// max_buffer_bytes: which rows of a bucket find room in the buffers, and whether waiting for room can ever end.
+
+import { LayercastError } from "../../orchestrator/contract/errors.js";
+import { commonRows } from "../../orchestrator/planner/row-ranges.js";
+import { NotYet } from "../../orchestrator/queue/retry.js";
+import { type Arrival, type Cells, isDone, matrixAt, missingRows, neededBytes } from "./cells.js";
+
+/** Rows of a matrix that are to lie in buffers. */
+export interface HeldRows {
+  index: number;
+  arrival: Arrival;
+}
+
+/** By the bucket's sequence: what of it found no room. */
+export type WaitingBuckets = Map<number, HeldRows[]>;
+
+/** What attention needs is let in always: it is small, and whatever the order, it waits for finalize. */
+export function shareRoom(
+  cells: Cells,
+  rows: readonly HeldRows[],
+  { heldBytes, limitBytes }: { heldBytes: number; limitBytes: number | null },
+): { fitting: HeldRows[]; waiting: HeldRows[] } {
+  let left = limitBytes === null ? Number.POSITIVE_INFINITY : limitBytes - heldBytes;
+  const fitting: HeldRows[] = [];
+  const waiting: HeldRows[] = [];
+  for (const one of rows) {
+    const bytes = neededBytes(cells, one.index, one.arrival);
+    const isFree = matrixAt(cells, one.index).phase === "finalize";
+    if (isFree || bytes <= left) {
+      fitting.push(one);
+      if (!isFree) left -= bytes;
+    } else {
+      waiting.push(one);
+    }
+  }
+  return { fitting, waiting };
+}
+
+const ROOM_POLL_MS = 20;
+
+/** Thrown for a bucket that waits: to be tried again, or an error when only buckets that wait could make the room. */
+export function waitForRoom(cells: Cells, waiting: WaitingBuckets, limitBytes: number): NotYet | LayercastError {
+  const filling = partlyFilled(cells);
+  const stuck = filling.filter((index) => waitsForWaiting(cells, index, waiting));
+  if (stuck.length < filling.length)
+    return new NotYet("the buffers are full; modules that fill will make room", ROOM_POLL_MS);
+  const modules = [...cells.heldByModule].map(([module, bytes]) => `${module} (${megabytes(bytes)} MB)`);
+  const held = modules.length === 0 ? "it is less than one module needs" : `all of it is held by ${listed(modules)}`;
+  return new LayercastError(
+    "buffers_full",
+    `max_buffer_bytes is ${limitBytes}, ${held}, and what they lack is in buckets that wait for room themselves. Send tensors ` +
+      "grouped by module, or allow more",
+    { max_buffer_bytes: limitBytes, modules: Object.fromEntries(cells.heldByModule), waiting_buckets: waiting.size },
+  );
+}
+
+/** Matrices of which buffers have a part. */
+function partlyFilled(cells: Cells): number[] {
+  return cells.states.flatMap(({ held }, index) => {
+    const isFilling = held.some((ranges) => ranges.length > 0) && !isDone(cells, index);
+    return isFilling && matrixAt(cells, index).phase === "layer" ? [index] : [];
+  });
+}
+
+function waitsForWaiting(cells: Cells, index: number, waiting: WaitingBuckets): boolean {
+  return [...waiting.values()].flat().some((one) => {
+    if (one.index !== index) return false;
+    return commonRows(missingRows(cells, index, one.arrival.need), [one.arrival]).length > 0;
+  });
+}
+
+export function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+/** Such as "a, b, c and 4 more". */
+export function listed(names: readonly string[]): string {
+  const shown = names.slice(0, NAMED);
+  return shown.join(", ") + (names.length > NAMED ? ` and ${names.length - NAMED} more` : "");
+}
+
+const NAMED = 5;

@@ -1,0 +1,217 @@
+// What a rank does with a bucket: cuts its slice out of it, writes what can be written, and keeps the rest in buffers until it can.
+// One bucket at a time; what has come stays come, so a bucket whose job failed goes on where it stopped.
+
+import { type Buffers, COPY_FIELDS, type NativeCore, type ProgramFile } from "../../native/native.js";
+import type { Bucket } from "../../orchestrator/contract/push.js";
+import type { RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
+import { type MatrixRows, pushProgram } from "../../orchestrator/planner/push-program.js";
+import type { ResolvedProgram } from "../../orchestrator/planner/resolve.js";
+import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import { explainFileError } from "../explain-native-error.js";
+import { addDigests, digestFromHex, type Owner } from "../ledger.js";
+import { callDeadlineMs, type NativeWork } from "../native-work.js";
+import type { ProgressReport } from "../report.js";
+import { someAtOnce } from "../some-at-once.js";
+import { type HeldRows, shareRoom, type WaitingBuckets, waitForRoom } from "./buffer-room.js";
+import {
+  type Arrival,
+  arrivalsOf,
+  bufferSpan,
+  type Cells,
+  copyOf,
+  heldBytes,
+  isDone,
+  matrixAt,
+  newCells,
+  noteHeld,
+  noteWritten,
+  placeRows,
+  writableRows,
+} from "./cells.js";
+
+/** Of one push, while this rank is filling its staging. */
+export interface Intake {
+  readonly owner: Owner;
+  readonly plan: LoadedPlan;
+  readonly cells: Cells;
+  /** Sequences of the buckets that this rank has all of. */
+  readonly taken: Set<number>;
+  /** Of those, which the session knows of. */
+  readonly told: Set<number>;
+  /** Of everything written so far. */
+  digest: bigint;
+  buffers: Buffers | null;
+  /** Measured, the most that they held. */
+  peakBytes: number;
+  /** The fleet has been told that tensors come out of order. */
+  warned: boolean;
+  /** Buckets that found no room. */
+  readonly waiting: WaitingBuckets;
+  /** The one that is being taken, if any; never rejects. */
+  busy: Promise<void>;
+}
+
+/** What an intake works with. */
+export interface IntakeDeps {
+  core: NativeCore;
+  work: NativeWork;
+  /** Runs a program while staging is open for the owner. */
+  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: string): ReturnType<NativeCore["runLayer"]>;
+  report: ProgressReport;
+}
+
+export function openIntake(owner: Owner, plan: LoadedPlan, matrices: RankMatrices): Intake {
+  const shapes = plan.layout.checkpointTensors.map(({ shape }) => shape);
+  return {
+    owner,
+    plan,
+    cells: newCells(matrices, plan.source.dtype, shapes),
+    taken: new Set(),
+    told: new Set(),
+    digest: 0n,
+    buffers: null,
+    peakBytes: 0,
+    warned: false,
+    waiting: new Map(),
+    busy: Promise.resolve(),
+  };
+}
+
+/** Settles when the rank has all it needs of the bucket. Throws NotYet while max_buffer_bytes leaves no room for it. */
+export function takeBucket(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<void> {
+  const taking = intake.busy.then(() => takeAlone(intake, bucket, deps));
+  intake.busy = taking.catch(() => {});
+  return taking;
+}
+
+async function takeAlone(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<void> {
+  if (intake.taken.has(bucket.sequence)) return;
+  await writeWhatCanBe(intake, bucket, arrivalsOf(intake.cells, bucket.pieces), deps);
+  const held = await holdTheRest(intake, bucket, deps);
+  await writeWhatCanBe(intake, bucket, new Map(held.map((index) => [index, []])), deps);
+  if (intake.waiting.has(bucket.sequence)) {
+    throw waitForRoom(intake.cells, intake.waiting, intake.plan.push?.maxBufferBytes ?? 0);
+  }
+  intake.taken.add(bucket.sequence);
+}
+
+/** So many layers are with the core at once, so that it does not idle between them. */
+const LAYERS_AT_ONCE = 2;
+
+/** Of these matrices, with what the bucket brings of them. */
+async function writeWhatCanBe(
+  intake: Intake,
+  bucket: Bucket,
+  matrices: ReadonlyMap<number, readonly Arrival[]>,
+  deps: IntakeDeps,
+): Promise<void> {
+  const { cells } = intake;
+  const byLayer = new Map<number, LayerWork[]>();
+  for (const [index, arrivals] of matrices) {
+    const matrix = matrixAt(cells, index);
+    if (matrix.phase === "finalize") continue; // attention waits for all others
+    for (const range of writableRows(cells, index, arrivals)) {
+      const rows = placeRows(cells, index, range, arrivals, FILES);
+      const known = byLayer.get(matrix.layer);
+      if (known === undefined) byLayer.set(matrix.layer, [{ index, rows }]);
+      else known.push({ index, rows });
+    }
+  }
+  const buffered = [...byLayer.values()].flat().filter(({ index }) => heldBytes(cells, index) > 0);
+  const files = programFiles(intake, bucket, deps);
+  try {
+    await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, works]) => runLayer(intake, layer, works, files, deps));
+  } finally {
+    // After the last program that reads from buffers, whose file may not change meanwhile.
+    const done = new Set(buffered.map(({ index }) => index).filter((index) => isDone(cells, index)));
+    await freeBuffersOf(intake, [...done], deps);
+  }
+}
+
+/** Rows of one matrix that are written now. */
+interface LayerWork {
+  index: number;
+  rows: MatrixRows;
+}
+
+/** In programs of an intake. */
+export const FILES = { bucket: 0, buffers: 1 };
+
+async function runLayer(
+  intake: Intake,
+  layer: number,
+  works: LayerWork[],
+  files: ProgramFile[],
+  deps: IntakeDeps,
+): Promise<void> {
+  const { cells, plan, owner } = intake;
+  const resolved = pushProgram({
+    rows: works.map(({ rows }) => rows),
+    files,
+    dtypes: cells.dtypes,
+    allowNonFinite: plan.allowNonFinite,
+  });
+  const report = await deps.run(owner, plan, resolved, `layer ${plan.layout.layers[layer]?.name}`);
+  intake.digest = addDigests(intake.digest, digestFromHex(report.digest));
+  for (const { index, rows } of works) noteRows(intake, index, rows);
+  deps.report.layerWritten(report);
+  if (cells.unwritten[layer] === 0) deps.report.layerComplete(layer);
+}
+
+export function programFiles({ buffers }: Intake, bucket: Bucket | null, { core }: IntakeDeps): ProgramFile[] {
+  const nothing = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
+  return [bucket?.file ?? nothing, buffers === null ? nothing : core.describeBuffers(buffers).file];
+}
+
+function noteRows({ cells }: Intake, index: number, rows: MatrixRows): void {
+  const state = cells.states[index];
+  const isWhole = rows.from === 0 && rows.to === rows.matrix.rows;
+  if (state !== undefined) state.path ??= isWhole ? "whole" : "streamed";
+  noteWritten(cells, index, rows);
+}
+
+async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { core }: IntakeDeps): Promise<void> {
+  if (buffers === null || indexes.length === 0) return;
+  await core.freeBuffers(
+    buffers,
+    indexes.map((index) => bufferSpan(cells, index)),
+  );
+}
+
+/** Cuts what cannot be written yet into buffers, as far as there is room. Returns the matrices that now have more there. */
+async function holdTheRest(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<number[]> {
+  const { cells, waiting } = intake;
+  const left: HeldRows[] = [...arrivalsOf(cells, bucket.pieces)].flatMap(([index, arrivals]) =>
+    arrivals.map((arrival) => ({ index, arrival })),
+  );
+  const limitBytes = intake.plan.push?.maxBufferBytes ?? null;
+  const room = shareRoom(cells, left, { heldBytes: heldNow(intake, deps), limitBytes });
+  if (room.fitting.length > 0) await hold(intake, bucket, room.fitting, deps);
+  if (room.waiting.length > 0) waiting.set(bucket.sequence, room.waiting);
+  else waiting.delete(bucket.sequence);
+  return [...new Set(room.fitting.map(({ index }) => index))];
+}
+
+async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: IntakeDeps): Promise<void> {
+  const { cells } = intake;
+  const { core, work, report } = deps;
+  intake.buffers ??= core.openBuffers(cells.bufferBytes);
+  const { buffers } = intake;
+  const copies = rows.map(({ index, arrival }) => ({ file: 0, ...copyOf(cells, index, arrival) }));
+  const table = Float64Array.from(copies.flatMap((copy) => COPY_FIELDS.map((field) => copy[field])));
+  const what = `bucket ${bucket.number}`;
+  const bytes = copies.reduce((sum, { rows: count, rowBytes }) => sum + count * rowBytes, 0);
+  const filled = await work
+    .run(what, callDeadlineMs(bytes), (cancel) => core.fillBuffers(buffers, [bucket.file], table, cancel))
+    .catch((error: unknown) => {
+      throw explainFileError(error, bucket.file.path, what);
+    });
+  for (const { index, arrival } of rows) noteHeld(cells, index, arrival);
+  intake.peakBytes = Math.max(intake.peakBytes, heldNow(intake, deps));
+  report.cut(filled);
+}
+
+/** Measured: the memory that buffers hold. */
+export function heldNow({ buffers }: Intake, { core }: Pick<IntakeDeps, "core">): number {
+  return buffers === null ? 0 : core.describeBuffers(buffers).heldBytes;
+}
