@@ -71,7 +71,40 @@ export function reloadLines(reload: ReloadView): string[] {
           RANK_HEADER,
           reload.ranks.map((rank) => rankRow(rank, replicas)),
         )),
+    ...pushLines(reload, replicas),
   ];
+}
+
+/** "12 buckets, 10 consumed, wanted again: 3, 4". */
+export function bucketsSentence({ buckets }: NonNullable<ReloadView["push"]>): string {
+  const wanted = buckets.wanted.length === 0 ? "" : `, wanted again: ${buckets.wanted.join(", ")}`;
+  return `${buckets.accepted} buckets, ${buckets.consumed} consumed${wanted}`;
+}
+
+const PUSH_HEADER = [
+  "rank",
+  ">buckets",
+  ">whole",
+  ">streamed",
+  ">buffered",
+  ">buffers now",
+  ">at most",
+  ">on the device",
+  ">at most",
+];
+
+function pushLines({ push, ranks }: ReloadView, replicas: number): string[] {
+  if (push === null) return [];
+  const rows = ranks.flatMap((rank) => {
+    if (rank.push === null) return [];
+    const { buckets_taken: taken, paths, buffers } = rank.push;
+    const counts = [taken, paths.whole, paths.streamed, paths.buffered].map(String);
+    const { host_bytes, peak_host_bytes, device_bytes, peak_device_bytes } = buffers;
+    const held = [host_bytes, peak_host_bytes, device_bytes, peak_device_bytes].map(formatBytes);
+    return [[rankName(rank, replicas), ...counts, ...held]];
+  });
+  const sent = push.finished ? "all sent" : "not all sent";
+  return [`${sent}: ${bucketsSentence(push)}`, ...(rows.length === 0 ? [] : formatTable(PUSH_HEADER, rows))];
 }
 
 const RANK_HEADER = [

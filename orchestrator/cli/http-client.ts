@@ -4,12 +4,21 @@
 import { readFileSync } from "node:fs";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import type { HooksView } from "../contract/hooks.js";
+import type { BucketView, ExpectedTensorsView } from "../contract/push.js";
 import type { ExportView, FleetView, PlanRequest, PlanView, ReloadView, RollbackRequest } from "../contract/reload.js";
 import { parseEventStream, type StreamEvent } from "./event-stream.js";
 
 /** A submit's body as a client writes it: what is left out, the orchestrator fills in. */
 export interface SubmitDraft {
-  source: { kind: "safetensors"; uri: string };
+  source:
+    | { kind: "safetensors"; uri: string }
+    | { kind: "push"; config: Record<string, unknown>; [field: string]: unknown };
+  [field: string]: unknown;
+}
+
+export interface PushDraft {
+  kind: "push";
+  config: Record<string, unknown>;
   [field: string]: unknown;
 }
 
@@ -23,6 +32,13 @@ export interface Client {
   reload(id: string): Promise<ReloadView>;
   reloads(fleet: string | null, limit: number): Promise<ReloadView[]>;
   cancel(id: string): Promise<ReloadView>;
+  /** What a push is to be sent, in the order in which modules are complete the soonest. */
+  expectedTensors(id: string): Promise<ExpectedTensorsView>;
+  postBucket(id: string, body: { uri: string; immutable: boolean }): Promise<BucketView>;
+  putBucket(id: string, bucket: number, body: StreamedBody): Promise<BucketView>;
+  /** Answers once the bucket is consumed or wanted, or after the wait. */
+  bucket(id: string, bucket: number, waitMs: number): Promise<BucketView>;
+  finish(id: string): Promise<ReloadView>;
   rollback(fleet: string, body: RollbackRequest): Promise<ReloadView>;
   fleets(): Promise<FleetView[]>;
   fleet(name: string): Promise<FleetView>;
@@ -35,6 +51,12 @@ export interface Client {
   events(id: string, afterId: string | null, signal: AbortSignal): AsyncGenerator<StreamEvent>;
   /** Whether an orchestrator answers and can work. */
   ready(): Promise<boolean>;
+}
+
+/** Bytes that are sent as they are made; each try makes them anew. */
+export interface StreamedBody {
+  sizeBytes: number;
+  chunks(): AsyncIterable<Uint8Array>;
 }
 
 export const DEFAULT_URL = "http://127.0.0.1:8600";
@@ -67,6 +89,29 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     const response = await request(method, path, body, { signal: AbortSignal.timeout(withinMs) });
     return (await readJson(response, `${method} ${base}${path}`)) as Answer;
   };
+  const send = async <Answer>(path: string, body: StreamedBody): Promise<Answer> => {
+    const sent = watchedBody(body, answerWithinMs);
+    const headers = {
+      ...authorization,
+      "content-type": "application/octet-stream",
+      "content-length": `${body.sizeBytes}`,
+    };
+    try {
+      const response = await fetch(base + path, {
+        method: "PUT",
+        headers,
+        body: sent.chunks,
+        duplex: "half",
+        signal: sent.signal,
+      });
+      if (!response.ok) throw await problemOf(response, `PUT ${base}${path}`);
+      return (await readJson(response, `PUT ${base}${path}`)) as Answer;
+    } catch (error) {
+      throw error instanceof LayercastError ? error : (sent.failure() ?? unreachable(base, error));
+    } finally {
+      sent.end();
+    }
+  };
 
   return {
     url: base,
@@ -79,6 +124,14 @@ export function createClient(url: string, token: string | null, answerWithinMs =
       return (await ask<{ reloads: ReloadView[] }>("GET", `/v1/reloads?${query}`)).reloads;
     },
     cancel: (id) => ask("POST", `/v1/reloads/${encodeURIComponent(id)}/cancel`),
+    expectedTensors: (id) => ask("GET", `/v1/reloads/${encodeURIComponent(id)}/tensors`),
+    postBucket: (id, body) => ask("POST", `/v1/reloads/${encodeURIComponent(id)}/buckets`, body),
+    putBucket: (id, bucket, body) => send(`/v1/reloads/${encodeURIComponent(id)}/buckets/${bucket}`, body),
+    bucket: (id, bucket, waitMs) => {
+      const path = `/v1/reloads/${encodeURIComponent(id)}/buckets/${bucket}?wait=${waitMs}ms`;
+      return ask("GET", path, undefined, answerWithinMs + waitMs);
+    },
+    finish: (id) => ask("POST", `/v1/reloads/${encodeURIComponent(id)}/finish`),
     rollback: (fleet, body) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/rollback`, body),
     fleets: async () => (await ask<{ fleets: FleetView[] }>("GET", "/v1/fleets")).fleets,
     fleet: (name) => ask("GET", `/v1/fleets/${encodeURIComponent(name)}`),
@@ -104,6 +157,37 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     ready: () => {
       const signal = AbortSignal.timeout(answerWithinMs);
       return fetch(`${base}/readyz`, { headers: authorization, signal }).then(answersWell, () => false);
+    },
+  };
+}
+
+/** The same chunks; the signal says when none has been asked for, nor the answer come, for so long. */
+function watchedBody(body: StreamedBody, withinMs: number) {
+  const stalled = new AbortController();
+  const timer = setTimeout(() => stalled.abort(new Error(`nothing went on for ${withinMs} ms`)), withinMs);
+  let failure: unknown = null;
+  async function* watched() {
+    try {
+      for await (const chunk of body.chunks()) {
+        timer.refresh();
+        yield chunk;
+      }
+    } catch (error) {
+      failure = error;
+      throw error;
+    }
+    timer.refresh();
+  }
+  const chunks = watched();
+  return {
+    chunks,
+    signal: stalled.signal,
+    /** What went wrong while the bytes were made, which is no fault of the connection. */
+    failure: () => failure,
+    end() {
+      clearTimeout(timer);
+      // An answer may come before all chunks were asked for.
+      void chunks.return().catch(() => undefined);
     },
   };
 }
@@ -134,11 +218,18 @@ function unreachable(url: string, error: unknown): LayercastError {
 
 async function problemOf(response: Response, asked: string): Promise<LayercastError> {
   const problem = (await readJson(response, asked)) as { code?: unknown; detail?: unknown; details?: unknown };
-  const details = typeof problem.details === "object" && problem.details !== null ? problem.details : {};
+  const details = { ...retryAfterOf(response), ...(isObject(problem.details) ? problem.details : {}) };
   const sentence = typeof problem.detail === "string" ? problem.detail : `${asked} answered ${response.status}`;
-  if (isErrorCode(problem.code)) return new LayercastError(problem.code, sentence, { ...details });
+  if (isErrorCode(problem.code)) return new LayercastError(problem.code, sentence, details);
   return new LayercastError("internal", sentence, { ...details, code: problem.code, status: response.status });
 }
+
+function retryAfterOf(response: Response): { retry_after_s?: number } {
+  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
+  return Number.isFinite(seconds) ? { retry_after_s: seconds } : {};
+}
+
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
 
 function isErrorCode(code: unknown): code is ErrorCode {
   return typeof code === "string" && Object.hasOwn(ERRORS, code);
@@ -150,7 +241,7 @@ async function readJson(response: Response, asked: string): Promise<unknown> {
   });
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null) return value;
+    if (isObject(value)) return value;
   } catch {
     // Said below.
   }

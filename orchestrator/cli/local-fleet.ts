@@ -84,7 +84,7 @@ export async function startLocalFleet(options: LocalFleetOptions): Promise<Local
         ended: (words, restartInMs) => reportEnd(options.watcher, name, words, restartInMs),
       },
     );
-  const orchestrator = keep("orchestrator", ORCHESTRATOR_GRACE_MS, orchestratorArgs(options, port));
+  const orchestrator = keep("orchestrator", ORCHESTRATOR_GRACE_MS, orchestratorArgs(options, runDir, port));
   const workers = rankList(options).map(({ replica, rank }) =>
     keep(workerName(replica, rank), WORKER_GRACE_MS, workerArgs(options, runDir, replica, rank)),
   );
@@ -156,9 +156,10 @@ function spawnSelf(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
   return spawnOwned(process.execPath, [builtCli(), ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
 }
 
-function orchestratorArgs(options: LocalFleetOptions, port: number): string[] {
+function orchestratorArgs(options: LocalFleetOptions, runDir: string, port: number): string[] {
   const roots = options.sourceRoots.flatMap((root) => ["--source-root", root]);
-  return ["orchestrator", "--host", "127.0.0.1", "--port", String(port), ...roots];
+  const spool = ["--spool-dir", join(runDir, "spool")];
+  return ["orchestrator", "--host", "127.0.0.1", "--port", String(port), ...spool, ...roots];
 }
 
 function workerArgs(options: LocalFleetOptions, runDir: string, replica: number, rank: number): string[] {

@@ -11,6 +11,7 @@ import { addFleet } from "./fleet.js";
 import { addHooks } from "./hooks.js";
 import { addOrchestrator } from "./orchestrator.js";
 import { addPlan } from "./plan.js";
+import { addPush } from "./push.js";
 import { addRollback } from "./rollback.js";
 import { addStatus } from "./status.js";
 import { addSubmit } from "./submit.js";
@@ -20,7 +21,7 @@ import { addWatch } from "./watch.js";
 import { addWorker } from "./worker.js";
 
 const COMMANDS = [
-  ...[addUp, addSubmit, addStatus, addWatch, addCancel, addPlan, addFleet, addRollback, addExport],
+  ...[addUp, addSubmit, addPush, addStatus, addWatch, addCancel, addPlan, addFleet, addRollback, addExport],
   ...[addHooks, addDrain, addOrchestrator, addWorker, addDemo],
 ];
 

@@ -1,7 +1,7 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
 import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
-import { formatBytes, formatMs, rankName, replicaCount } from "./format.js";
+import { bucketsSentence, formatBytes, formatMs, rankName, replicaCount } from "./format.js";
 
 export interface Progress {
   /** The record as it was last read, which may be ahead of the events. */
@@ -49,6 +49,11 @@ export function withEvent(progress: Progress, name: string, payload: unknown): P
       const { code, message } = payload as ReloadEvents["warning"];
       return { ...progress, notes: [...progress.notes, `${code}: ${message}`] };
     }
+    case "bucket": {
+      const { bucket, state } = payload as ReloadEvents["bucket"];
+      if (state !== "wanted") return progress;
+      return { ...progress, notes: [...progress.notes, `bucket ${bucket} is wanted again`] };
+    }
     default:
       return progress; // an event that a newer orchestrator sends
   }
@@ -74,21 +79,29 @@ export function progressLines(progress: Progress, elapsedMs: number, columns: nu
   const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(elapsedMs)}`;
   const reason = reasonOf(progress);
   const waits = reason === null ? [] : [`  waits: ${reason}`];
-  const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS));
+  const buckets = reload.push === null ? [] : [`  ${bucketsSentence(reload.push)}`];
+  const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS - buckets.length));
   const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank, replicas), columns));
   const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
   const more = shown.length < ranks.length ? [`  and ${ranks.length - shown.length} ranks more`] : [];
-  return [title, ...waits, ...bars, ...more, ...notes].map((line) => cut(line, columns));
+  return [title, ...waits, ...buckets, ...bars, ...more, ...notes].map((line) => cut(line, columns));
 }
 
 function rankLine(rank: RankProgress, layers: number, name: string, columns: number): string {
   const done = Math.min(rank.layers_done, layers);
   const count = `${String(done).padStart(String(layers).length)}/${layers}`;
-  const tail = `${count}  ${rank.state.padEnd(10)} ${formatBytes(rank.bytes_read)} read`;
+  const tail = `${count}  ${rank.state.padEnd(10)} ${formatBytes(rank.bytes_read)} read${buffersWords(rank)}`;
   const width = Math.max(5, Math.min(MAX_BAR_COLUMNS, columns - name.length - tail.length - 6));
   // A rollback that takes an intact undo back is prepared without loading a layer.
   const ready = rank.state === "prepared" || rank.state === "swapped";
   return `  ${name}  ${bar(ready ? 1 : done / Math.max(1, layers), width)}  ${tail}`;
+}
+
+/** What a rank of a push holds of modules that are not complete. */
+function buffersWords({ push }: RankProgress): string {
+  if (push === null) return "";
+  const { host_bytes, device_bytes, peak_host_bytes, peak_device_bytes } = push.buffers;
+  return `, ${formatBytes(host_bytes + device_bytes)} buffered (most ${formatBytes(peak_host_bytes + peak_device_bytes)})`;
 }
 
 export function bar(fraction: number, width: number): string {
@@ -118,6 +131,9 @@ export function changeLines(before: Progress, after: Progress): string[] {
   // Elsewhere the ranks' lines say how it goes on; in the queue nothing else does.
   if (after.state === "queued" && reason !== null && reason !== reasonOf(before)) {
     lines.push(`${after.reload.reload_id} waits: ${reason}`);
+  }
+  if (after.reload.push?.finished === true && before.reload.push?.finished === false) {
+    lines.push(`${after.reload.reload_id} all sent: ${bucketsSentence(after.reload.push)}`);
   }
   for (const [key, rank] of after.ranks) {
     if (before.ranks.get(key)?.state === rank.state) continue;

@@ -15,9 +15,10 @@ import {
   sourceUri,
 } from "./command.js";
 import { planLines } from "./format.js";
-import type { SubmitDraft } from "./http-client.js";
+import type { Client, SubmitDraft } from "./http-client.js";
 
-export interface SubmitOptions extends HttpOptions {
+/** What a reload is asked for with, whatever its source. */
+export interface ReloadOptions extends HttpOptions {
   source: string;
   recipe?: string;
   ignore?: string[];
@@ -34,6 +35,9 @@ export interface SubmitOptions extends HttpOptions {
   coalesce?: string;
   priority?: number;
   dryRun?: true;
+}
+
+interface SubmitOptions extends ReloadOptions {
   wait: boolean;
 }
 
@@ -41,7 +45,20 @@ export function addSubmit(program: Command, context: CommandContext): void {
   const command = program
     .command("submit")
     .description("reload a fleet from a checkpoint and wait until it is committed")
-    .requiredOption("--source <directory>", "the checkpoint: a directory or file:// URI that every worker can read")
+    .requiredOption("--source <directory>", "the checkpoint: a directory or file:// URI that every worker can read");
+  addReloadOptions(command)
+    .option("--wait", "wait for the end (default)", true)
+    .option("--no-wait", "return as soon as it is accepted");
+  addHttpOptions(command).action(async (options: SubmitOptions) => {
+    const client = clientOf(options, context.terminal);
+    const body = submitBody(options, { kind: "safetensors", uri: sourceUri(options.source) });
+    if (options.dryRun === true) return await printPlan(context, client, body, options);
+    await finishReload(context, client, await client.submit(body), options);
+  });
+}
+
+export function addReloadOptions(command: Command): Command {
+  return command
     .addOption(recipeOption())
     .option("--ignore <pattern...>", "checkpoint tensors that are not quantized; * is any run of characters")
     .addOption(dtypeOption())
@@ -66,18 +83,17 @@ export function addSubmit(program: Command, context: CommandContext): void {
       ]),
     )
     .option("--priority <number>", "higher goes first", integerFrom(-1000, 1000))
-    .option("--dry-run", "print the plan, change nothing")
-    .option("--wait", "wait for the end (default)", true)
-    .option("--no-wait", "return as soon as it is accepted");
-  addHttpOptions(command).action(async (options: SubmitOptions) => {
-    const client = clientOf(options, context.terminal);
-    const body = submitBody(options);
-    if (options.dryRun === true) {
-      const plan = await client.dryRun(body);
-      return printAnswer(context.terminal, options, plan, () => planLines(plan));
-    }
-    await finishReload(context, client, await client.submit(body), options);
-  });
+    .option("--dry-run", "print the plan, change nothing");
+}
+
+export async function printPlan(
+  { terminal }: CommandContext,
+  client: Client,
+  body: SubmitDraft,
+  options: HttpOptions,
+): Promise<void> {
+  const plan = await client.dryRun(body);
+  printAnswer(terminal, options, plan, () => planLines(plan));
 }
 
 export function recipeOption(): Option {
@@ -98,10 +114,10 @@ export function layersPerJobOption(): Option {
   );
 }
 
-export function submitBody(options: SubmitOptions): SubmitDraft {
+export function submitBody(options: ReloadOptions, source: SubmitDraft["source"]): SubmitDraft {
   return {
     ...given({ submission_id: options.submissionId, fleet: options.fleet, weight_version: options.weightVersion }),
-    source: { kind: "safetensors", uri: sourceUri(options.source) },
+    source,
     ...given({ dtype: options.dtype }),
     recipe: given({ scheme: options.recipe, ignore: options.ignore }),
     install: given({

@@ -5,9 +5,10 @@ import {
   formatMs,
   formatTable,
   planLines,
+  reloadLines,
   reloadSentence,
 } from "../../orchestrator/cli/format.js";
-import { COMMITTED, FAILED, FLEET, PLAN, RANK, reloadView } from "./views.js";
+import { COMMITTED, FAILED, FLEET, PLAN, pushView, RANK, rankProgress, rankPush, reloadView } from "./views.js";
 
 describe("words for values", () => {
   it("give times in the unit that reads best", () => {
@@ -42,6 +43,29 @@ describe("words for values", () => {
     expect(reloadSentence(FAILED)).toContain("non_finite_weights: lm_head.weight holds NaN at [3, 4]");
     expect(reloadSentence(reloadView({ state: "superseded", superseded_by: "reload-2" }))).toMatch(/by reload-2$/);
     expect(reloadSentence(reloadView({ state: "queued", pending_reason: "no ranks" }))).toMatch(/waits: no ranks$/);
+  });
+
+  it("say of a push how each rank's matrices were written, and what its buffers held", () => {
+    const ranks = [rankProgress(0, { push: rankPush(0, 2_000_000) }), rankProgress(1)];
+    const lines = reloadLines(reloadView({ push: pushView({ finished: true }), ranks }));
+    const [sent = "", header = "", row = "", ...rest] = lines.slice(
+      lines.findIndex((line) => line.startsWith("all sent")),
+    );
+    expect(sent).toBe("all sent: 4 buckets, 3 consumed");
+    expect(header.split(/ {2,}/)).toEqual([
+      "rank",
+      "buckets",
+      "whole",
+      "streamed",
+      "buffered",
+      "buffers now",
+      "at most",
+      "on the device",
+      "at most",
+    ]);
+    expect(row.split(/ {2,}/)).toEqual(["rank 0", "3", "4", "5", "6", "0 B", "2.0 MB", "0 B", "0 B"]);
+    expect(rest).toEqual([]);
+    expect(reloadLines(reloadView()).join()).not.toContain("buckets");
   });
 
   it("say of a fleet what it holds, whether it is routable, and what it can go back to", () => {

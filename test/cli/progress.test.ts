@@ -7,7 +7,7 @@ import {
   withEvent,
   withReload,
 } from "../../orchestrator/cli/progress.js";
-import { rankProgress, reloadView } from "./views.js";
+import { pushView, rankProgress, rankPush, reloadView } from "./views.js";
 
 const start = startProgress(reloadView());
 const error = { code: "io_error", message: "read failed", retryable: true, details: {} };
@@ -65,6 +65,20 @@ describe("the progress of a reload", () => {
     ]);
   });
 
+  it("shows of a push its buckets, and what each rank buffers now and at most", () => {
+    const buckets = { accepted: 4, consumed: 2, wanted: [1, 3] };
+    const ranks = [rankProgress(0, { push: rankPush(1_500_000, 3_000_000) }), rankProgress(1)];
+    const [, sent, first, second] = progressLines(
+      startProgress(reloadView({ push: pushView({ buckets }), ranks })),
+      0,
+      80,
+      24,
+    );
+    expect(sent).toBe("  4 buckets, 2 consumed, wanted again: 1, 3");
+    expect(first).toMatch(/ 0 B read, 1\.5 MB buffered \(most 3\.0 MB\)$/);
+    expect(second).toMatch(/ 0 B read$/);
+  });
+
   it("is not disturbed by an event that it does not know", () => {
     expect(withEvent(start, "phase-of-the-moon", {})).toEqual(start);
   });
@@ -76,6 +90,16 @@ describe("the lines of a log", () => {
     const waiting = withReload(queued, reloadView({ state: "queued", pending_reason: "rank 1 is not there" }));
     expect(changeLines(queued, waiting)).toEqual(["reload-1 waits: rank 1 is not there"]);
     expect(changeLines(waiting, withReload(waiting, { ...waiting.reload }))).toEqual([]);
+  });
+
+  it("tell of a push when a bucket is wanted again, not that one was consumed, and when all is sent", () => {
+    const open = startProgress(reloadView({ push: pushView() }));
+    const consumed = withEvent(open, "bucket", { bucket: 2, state: "consumed" });
+    expect(changeLines(open, consumed)).toEqual([]);
+    const wanted = withEvent(consumed, "bucket", { bucket: 2, state: "wanted" });
+    expect(changeLines(consumed, wanted)).toEqual(["reload-1 bucket 2 is wanted again"]);
+    const finished = withReload(wanted, reloadView({ push: pushView({ finished: true }) }));
+    expect(changeLines(wanted, finished)).toEqual(["reload-1 all sent: 4 buckets, 3 consumed"]);
   });
 
   it("are one for each change of a state and each note, and none for mere progress", () => {

@@ -1,5 +1,6 @@
 // Answers of the API as the CLI's tests need them.
 
+import type { PushView, RankPush } from "../../orchestrator/contract/push.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
 
 export function rankProgress(rank: number, changes: Partial<RankProgress> = {}): RankProgress {
@@ -20,6 +21,7 @@ export function rankProgress(rank: number, changes: Partial<RankProgress> = {}):
     swap_ms: 0,
     peak_memory_bytes: 0,
     pinned_bytes: 0,
+    push: null,
     ...changes,
   };
 }
@@ -40,6 +42,7 @@ export function reloadView(changes: Partial<ReloadView> = {}): ReloadView {
     superseded_by: null,
     recipe: "fp8-channel",
     source: "file:///checkpoints/step-120",
+    push: null,
     progress: { layers_done: 0, layers_total: 8 },
     layers: [0, 1, 2, 3].map((layer) => ({ name: `model.layers.${layer}`, ranks_done: 0 })),
     ranks: [rankProgress(0), rankProgress(1)],
@@ -52,6 +55,26 @@ export function reloadView(changes: Partial<ReloadView> = {}): ReloadView {
     finished_at: null,
     ...changes,
   };
+}
+
+export function rankPush(hostBytes: number, peakBytes: number): RankPush {
+  return {
+    buckets_taken: 3,
+    buffers: {
+      host_bytes: hostBytes,
+      device_bytes: 0,
+      peak_host_bytes: peakBytes,
+      peak_device_bytes: 0,
+      modules: [],
+      module_count: 0,
+    },
+    paths: { whole: 4, streamed: 5, buffered: 6 },
+  };
+}
+
+export function pushView(changes: Partial<PushView> = {}): PushView {
+  const buckets = { accepted: 4, consumed: 3, wanted: [] };
+  return { retain: "spool", partial: false, finished: false, buckets, ...changes };
 }
 
 export const COMMITTED = reloadView({

@@ -9,9 +9,12 @@ Attaches to the kernel tensors of a Layercast rank, on the CPU (a mapped file) o
     logits = arena.read(lambda version: forward(weights, tokens).clone())
 
 docs/consumer.md tells the rest. torch is imported by `tensors()` alone; nothing is unpickled.
+
+And sends a trainer's tensors to the fleet, see `push`.
 """
 
 from .arena import Arena, attach
+from .bucket_bytes import RawTensor, Rows
 from .errors import (
     ArenaClosed,
     ArenaInvalid,
@@ -19,8 +22,11 @@ from .errors import (
     Changed,
     DeviceUnavailable,
     LayercastError,
+    PushFailed,
+    Refused,
     Timeout,
 )
+from .push import PushSession, push
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +37,12 @@ __all__ = [
     "Changed",
     "DeviceUnavailable",
     "LayercastError",
+    "PushFailed",
+    "PushSession",
+    "RawTensor",
+    "Refused",
+    "Rows",
     "Timeout",
     "attach",
+    "push",
 ]

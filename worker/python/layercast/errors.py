@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LayercastError(Exception):
     """The base of all of them."""
@@ -43,3 +45,32 @@ class Timeout(LayercastError, TimeoutError):
     """A wait has reached its deadline."""
 
     code = "timeout"
+
+
+class Refused(LayercastError):
+    """The orchestrator said no; `code` is one of docs/errors.md."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        retryable: bool,
+        details: dict[str, Any],
+        retry_after_s: float | None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.retryable = retryable
+        self.details = details
+        self.retry_after_s = retry_after_s
+
+
+class PushFailed(LayercastError):
+    """A push that did not come to its commit; `reload` is its record."""
+
+    code = "push_failed"
+
+    def __init__(self, message: str, reload: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.reload = reload
