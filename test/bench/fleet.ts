@@ -90,7 +90,7 @@ export async function startBenchFleet(options: {
   };
 }
 
-async function whenEnded(url: string, id: string): Promise<ReloadView> {
+export async function whenEnded(url: string, id: string): Promise<ReloadView> {
   for (;;) {
     const response = await fetch(`${url}/v1/reloads/${id}?wait=60s`);
     const reload = (await response.json()) as ReloadView;

@@ -20,7 +20,7 @@ const RECIPE = { scheme: "fp8-channel" } as const;
 const TARGET_OF_MEMCPY = 0.3;
 
 /** 2^30 bytes of matrices, and the norms. */
-const ONE_GIB: LlamaShape = {
+export const ONE_GIB: LlamaShape = {
   hidden: 2048,
   intermediate: 5632,
   heads: 16,

@@ -12,11 +12,12 @@ import { device, growth } from "./device.js";
 import { heal } from "./heal.js";
 import { load } from "./load.js";
 import { describeMachine, machineLine, tableOf } from "./print.js";
+import { push } from "./push.js";
 import { queue } from "./queue.js";
 import { scale } from "./scale.js";
 import { stop } from "./stop.js";
 
-const CPU_CASES: readonly Case[] = [control, stop, heal, queue, scale, load];
+const CPU_CASES: readonly Case[] = [control, stop, heal, queue, scale, load, push];
 const GPU_CASES: readonly Case[] = [device, growth];
 
 const NAMES = [...CPU_CASES, ...GPU_CASES].map(({ name }) => name);

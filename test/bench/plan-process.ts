@@ -41,7 +41,8 @@ async function measure(directory: string, order: PlanOrder, redisUrl: string): P
   const { skipped, ...kept } = plan;
   const layerJobs = groupLayers(plan, "auto");
   const retry = { attempts: 5, backoffMs: 200 };
-  await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, allowNonFinite: false, stagingPlace: "auto", retry });
+  const asked = { allowNonFinite: false, stagingPlace: "auto", retry, push: null } as const;
+  await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, ...asked });
   lap();
   const storedBytes = await sizeOf(redis, plan.layoutDigest);
   redis.disconnect();
