@@ -38,6 +38,7 @@ export function skipRuleOf(config: ModelConfig): (name: string) => string | null
 
 /** Every tensor that must be there, as checkpoints of the family usually have it. */
 function* demandedTensors(config: ModelConfig): Generator<DeclaredTensor> {
+  if (isQuantized(config)) throw mustBeListed(config);
   const family: Family = familyOf(config);
   const model = readDimensions(config, family);
   const dtype = dtypeOfConfig(model.config) ?? dtypeOfConfig(config) ?? "BF16";
@@ -67,6 +68,19 @@ function* tensorsOf({ parts, experts }: TensorSpec): Generator<{ name: string; s
 function namesOf({ name }: PartSource, experts: number): string[] {
   if (!name.includes("{expert}")) return [name];
   return Array.from({ length: experts }, (_, expert) => name.replace("{expert}", String(expert)));
+}
+
+/** Which tensors are codes, and what scales they have, no config says. */
+function isQuantized({ fields }: ModelConfig): boolean {
+  return Object.hasOwn(fields, "quantization_config") && fields.quantization_config !== null;
+}
+
+function mustBeListed({ file }: ModelConfig): LayercastError {
+  return new LayercastError(
+    "invalid_request",
+    `${file} has a quantization_config, which does not say what will be sent: values, or codes and their scales. List the tensors in source.tensors.`,
+    { field: "quantization_config" },
+  );
 }
 
 function namedTwice(name: string): LayercastError {

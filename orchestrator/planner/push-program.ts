@@ -171,7 +171,7 @@ function putScales(
   return tables.scales.length / WIDTHS.scales - 1;
 }
 
-/** What is written of the arena's tensor bytes: codes or values, and their scales. */
+/** What is written of the arena's tensor bytes, scales left out. */
 function spansOf({ matrix, from, to }: MatrixRows): Span[] {
   const { op, cols, kernel } = matrix;
   const rowBytes = cols * DTYPES[kernel.dtype].bytes;

@@ -170,6 +170,18 @@ describe("the declared table", () => {
     }
   });
 
+  it("of quantized weights is not made of the config alone, which does not say what will be sent", () => {
+    const quantized = llama({ quantization_config: { quant_method: "fp8" } });
+    expectLayercastError(
+      () => declaredTable(quantized, null),
+      "invalid_request",
+      /^source\.config has a quantization_config, .* List the tensors in source\.tensors\.$/,
+    );
+    const listed: DeclaredTensor = { name: "lm_head.weight", dtype: "BF16", shape: [2, 2] };
+    expect([...declaredTable(quantized, [listed]).tensors.keys()]).toEqual(["lm_head.weight"]);
+    expect(declaredTable(llama({ quantization_config: null }), null).tensors.size).toBeGreaterThan(0);
+  });
+
   it("says what is wrong with a config by the name that the request gave it", () => {
     expectLayercastError(
       () => declaredTable(llama({ vocab_size: "many" }), null),

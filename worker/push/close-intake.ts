@@ -15,7 +15,12 @@ import { FILES, type Intake, type IntakeDeps, programFiles } from "./intake.js";
 
 /** open -> prepared. Throws `tensor_missing` when a matrix lacks rows: the orchestrator has let none pass. */
 export async function closeIntake(intake: Intake, deps: IntakeDeps, staging: RankStaging): Promise<void> {
-  const { cells, plan, owner } = intake;
+  intake.last ??= await writeRest(intake, deps); // once: a second try must not count its digest twice
+  await staging.closePushed(intake.owner, intake.digest, intake.last.spans);
+}
+
+async function writeRest(intake: Intake, deps: IntakeDeps): Promise<NonNullable<Intake["last"]>> {
+  const { cells, plan } = intake;
   const isPartial = plan.push?.base !== null;
   const finished = new Set<KernelTensor>();
   for (const index of cells.states.keys()) {
@@ -24,8 +29,7 @@ export async function closeIntake(intake: Intake, deps: IntakeDeps, staging: Ran
     finished.add(matrixAt(cells, index).kernel);
   }
   await writeLast(intake, finished, deps);
-  const spans = isPartial ? spansOf(finished, cells.matrices.places) : null;
-  await staging.closePushed(owner, intake.digest, spans);
+  return { spans: isPartial ? spansOf(finished, cells.matrices.places) : null };
 }
 
 function requireComplete(cells: Cells, { plan }: Intake, index: number): void {

@@ -1,7 +1,7 @@
 // What a rank does with a bucket: cuts its slice out of it, writes what can be written, and keeps the rest in buffers until it can.
 // One bucket at a time; what has come stays come, so a bucket whose job failed goes on where it stopped.
 
-import { type Buffers, COPY_FIELDS, type NativeCore, type ProgramFile } from "../../native/native.js";
+import { type Buffers, COPY_FIELDS, type NativeCore, type ProgramFile, type Span } from "../../native/native.js";
 import type { Bucket } from "../../orchestrator/contract/push.js";
 import type { RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
 import { type MatrixRows, pushProgram } from "../../orchestrator/planner/push-program.js";
@@ -47,6 +47,8 @@ export interface Intake {
   warned: boolean;
   /** Buckets that found no room. */
   readonly waiting: WaitingBuckets;
+  /** What was written, once all is: null: the whole arena. */
+  last: { spans: Span[] | null } | null;
   /** The one that is being taken, if any; never rejects. */
   busy: Promise<void>;
 }
@@ -73,6 +75,7 @@ export function openIntake(owner: Owner, plan: LoadedPlan, matrices: RankMatrice
     peakBytes: 0,
     warned: false,
     waiting: new Map(),
+    last: null,
     busy: Promise.resolve(),
   };
 }

@@ -44,7 +44,9 @@ export async function preparePush(loading: Loading): Promise<number> {
 async function openPush(loading: Loading): Promise<void> {
   const { owner, plan, mode, staging, report, pushes } = loading;
   const { staging: current } = staging.ledger();
-  if (current.kind === "open" && isOwner(current, owner) && pushes.intakes.current(owner) !== null) return;
+  const isOpen = current.kind === "open" && isOwner(current, owner);
+  if (isOpen && pushes.intakes.current(owner) !== null) return;
+  if (!isOpen) pushes.intakes.drop(owner); // of staging that is no more
   requireBase(loading);
   await staging.open(owner, plan, mode);
   if (pushes.intakes.current(owner) !== null) return;

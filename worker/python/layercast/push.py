@@ -35,7 +35,7 @@ def push(
     url: str,
     config: Mapping[str, Any],
     *,
-    tensors: Optional[Mapping[str, Union[Tensor, tuple[str, list[int]]]]] = None,
+    tensors: Mapping[str, Tensor | tuple[str, list[int]]] | None = None,
     options: Mapping[str, Any] | None = None,
     again: Callable[[int], Bucket] | None = None,
     token: str | None = None,
