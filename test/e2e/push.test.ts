@@ -356,7 +356,7 @@ describe("a partial push", () => {
     const finish = () => cluster.client.finish(push.reload.reload_id);
     await expect(finish()).rejects.toThrow("no module has been sent");
     await push.send(QKV.slice(0, 2));
-    await expect(finish()).rejects.toThrow(`1 tensors have not been sent, or not whole: ${QKV[2]}`);
+    await expect(finish()).rejects.toThrow(`1 tensor has not been sent, or not whole: ${QKV[2]}`);
     await cluster.client.cancel(push.reload.reload_id);
   });
 

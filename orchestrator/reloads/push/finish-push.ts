@@ -45,7 +45,7 @@ function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, p
   const more = missing.length > shown.length ? ` and ${missing.length - shown.length} more` : "";
   throw new LayercastError(
     "tensor_missing",
-    `${missing.length} tensors have not been sent, or not whole: ${shown.join(", ")}${more}. Send them and finish again`,
+    `${missing.length === 1 ? "1 tensor has" : `${missing.length} tensors have`} not been sent, or not whole: ${shown.join(", ")}${more}. Send them and finish again`,
     { tensors: missing.slice(0, NAMED_IN_DETAILS).map(({ name }) => name), count: missing.length },
   );
 }

@@ -50,7 +50,7 @@ describe("finishing", () => {
     );
     expect(details).toEqual({ tensors: expect.arrayContaining([Q, K]), count: 2 });
     await sendAll(push, K, { name: Q, from: 0, to: 4 });
-    expect(await lacks(push, /^1 tensors .*: 4 rows of \S+q_proj\.weight\. Send/)).toEqual({ tensors: [Q], count: 1 });
+    expect(await lacks(push, /^1 tensor .*: 4 rows of \S+q_proj\.weight\. Send/)).toEqual({ tensors: [Q], count: 1 });
     await sendAll(push, { name: Q, from: 20, to: 24 });
     await finish(push);
     expect((await push.record()).push?.finished).toBe(true);
