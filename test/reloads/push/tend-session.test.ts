@@ -154,6 +154,7 @@ describe("a bucket's copy", () => {
       return spool.keep(...args);
     });
     await push.send(FIRST);
+    await push.spooled(); // the slow one has begun by then
     await slow.spooled();
     expect((await push.record()).state).toBe("loading");
     expect(spoolFiles(push)).toHaveLength(1);
