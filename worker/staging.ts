@@ -108,23 +108,13 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
 
   /** Runs a program while staging is open for the owner. */
   async function write(
-    owner: Owner,
-    plan: LoadedPlan,
-    layers: number[],
-    phase: "layer" | "finalize",
+    { owner, plan, what, phase }: { owner: Owner; plan: LoadedPlan; what: string; phase: "layer" | "finalize" },
+    resolve: (target: Destination["target"]) => ResolvedProgram,
   ): Promise<LayerReport> {
     await gateOpen();
     requireOpen(ledger, owner);
-    const { target } = requireDestination(destination);
-    const { allowNonFinite } = plan;
-    const resolved = resolverOf(plan, target)(plan.source, { layers, rank, phase, allowNonFinite });
-    const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
-    return runNow(plan, resolved, what, phase);
-  }
-
-  /** The gate is open, and so is staging. */
-  async function runNow(plan: LoadedPlan, resolved: ResolvedProgram, what: string, phase: "layer" | "finalize") {
     const { target, half } = requireDestination(destination);
+    const resolved = resolve(target);
     try {
       return await work.run(what, callDeadlineMs(bytesOf(resolved)), (cancel) =>
         faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${phase}_running`, scope),
@@ -132,6 +122,19 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
     } catch (error) {
       throw explainNativeError(error, plan, resolved, what);
     }
+  }
+
+  function writeLayers(
+    owner: Owner,
+    plan: LoadedPlan,
+    layers: number[],
+    phase: "layer" | "finalize",
+  ): Promise<LayerReport> {
+    const { source, allowNonFinite } = plan;
+    const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
+    return write({ owner, plan, what, phase }, (target) =>
+      resolverOf(plan, target)(source, { layers, rank, phase, allowNonFinite }),
+    );
   }
 
   /** Of all bytes that will be live once these spans, of which `written` is the digest, have been exchanged. */
@@ -162,23 +165,19 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
     },
     async loadLayer(owner, plan, layer) {
       if (requireOpen(ledger, owner).layers.has(layer)) return null;
-      const report = await write(owner, plan, [layer], "layer");
+      const report = await writeLayers(owner, plan, [layer], "layer");
       ledger = recordLayer(ledger, owner, layer, digestFromHex(report.digest));
       return report;
     },
     async finalize(owner, plan) {
       const all = plan.layout.layers.map((_, layer) => layer);
-      const report = await write(owner, plan, all, "finalize");
+      const report = await writeLayers(owner, plan, all, "finalize");
       await exclusively(() => {
         ledger = recordFinalized(ledger, owner, digestFromHex(report.digest));
         ledger = prepare(ledger, owner, all.length, arena.page().generation);
       });
     },
-    async run(owner, plan, resolved, what) {
-      await gateOpen();
-      requireOpen(ledger, owner);
-      return runNow(plan, resolved, what, "layer");
-    },
+    run: (owner, plan, resolved, what) => write({ owner, plan, what, phase: "layer" }, () => resolved),
     closePushed: (owner, written, spans) =>
       exclusively(async () => {
         requireOpen(ledger, owner);
