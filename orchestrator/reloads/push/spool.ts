@@ -2,8 +2,8 @@
 // a reload. A bucket comes here as a copy of the trainer's file, as a link to one that nobody writes to again, or as a body.
 
 import { randomUUID } from "node:crypto";
-import { constants, createWriteStream } from "node:fs";
-import { copyFile, link, mkdir, readdir, rename, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { copyFile, link, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { describeFile } from "../../checkpoint/checkpoint-file.js";
@@ -42,7 +42,8 @@ export function openSpool(directory: string): Spool {
     async receive(reload, body, sizeBytes) {
       const path = await newPath(reload);
       try {
-        const file = createWriteStream(path, { flags: "wx" });
+        // Opened first: a stream that is given up while it opens its file would make it after it was removed.
+        const file = (await open(path, "wx")).createWriteStream();
         await pipeline(body, file);
         if (file.bytesWritten !== sizeBytes) throw wrongLength(sizeBytes, file.bytesWritten);
         return path;
