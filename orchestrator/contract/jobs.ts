@@ -33,9 +33,9 @@ export const KEYS = {
   layout: (digest: string) => `${KEY_PREFIX}:layout:${digest}`,
   /** A push session's PushModel: JSON, deflated. */
   pushModel: (id: string) => `${KEY_PREFIX}:push-model:${id}`,
-  /** Hash of a push session: what was accepted, see reloads/push/session-store.ts. */
+  /** Hash of a push session: what was accepted; all its fields are in reloads/push/session-scripts.ts. */
   session: (id: string) => `${KEY_PREFIX}:session:${id}`,
-  /** Hash of a push session: index of a checkpoint tensor -> JSON of the row ranges that buckets have brought. */
+  /** Hash of a push session: index of a checkpoint tensor -> "from,to,sequence;..." of the rows that buckets have brought. */
   sessionRows: (id: string) => `${KEY_PREFIX}:session-rows:${id}`,
   /** Hash of a push session: "sequence/replica/rank" -> the incarnation that has taken the bucket. */
   sessionTaken: (id: string) => `${KEY_PREFIX}:session-taken:${id}`,

@@ -4,6 +4,7 @@
 import { quoted } from "../checkpoint/strict-json.js";
 import { isSourceDType, SOURCE_DTYPES, type StoredDType } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
+import { listed } from "../contract/listed.js";
 import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import type { Dimensions, Family, LayerSpec, PartSource, PartSpec, TensorSpec } from "./architectures/family.js";
 import { skipReason } from "./architectures/index.js";
@@ -231,7 +232,7 @@ function tensorMissing(missing: readonly string[], table: CheckpointTable): Laye
   const count = missing.length > MISSING_ENOUGH ? `more than ${MISSING_ENOUGH}` : `${missing.length}`;
   return new LayercastError(
     "tensor_missing",
-    `${table.directory} lacks ${count} of the tensors that its config demands: ${listed(missing)}. ` +
+    `${table.directory} lacks ${count} of the tensors that its config demands: ${legible(missing)}. ` +
       "Check that nothing is left out and that the config belongs to it.",
     { tensors: missing.slice(0, NAMED_IN_DETAILS), count: missing.length },
   );
@@ -241,15 +242,15 @@ function tensorUnexpected(unexpected: readonly string[], model: Dimensions, tabl
   return new LayercastError(
     "tensor_unexpected",
     `${table.directory} has ${unexpected.length} tensors that a ${model.modelType} model with its config has no ` +
-      `place for, or that others already give: ${listed(unexpected)}. Remove them, or correct the config.`,
+      `place for, or that others already give: ${legible(unexpected)}. Remove them, or correct the config.`,
     { tensors: unexpected.slice(0, NAMED_IN_DETAILS), count: unexpected.length },
   );
 }
 
-function listed(names: readonly string[]): string {
-  const shown = names.slice(0, NAMED_IN_SENTENCE).map((name) => (PLAIN.test(name) ? name : quoted(name)));
-  const more = names.length - shown.length;
-  return more > 0 ? `${shown.join(", ")} and ${more} more` : shown.join(", ");
+/** Names of a file's own making may be anything. */
+function legible(names: readonly string[]): string {
+  const shown = names.map((name) => (PLAIN.test(name) ? name : quoted(name)));
+  return listed(shown, NAMED_IN_SENTENCE);
 }
 
 const MISSING_ENOUGH = 1000;

@@ -12,6 +12,7 @@ import {
   type StoredDType,
 } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
+import { listed } from "../contract/listed.js";
 import type {
   CheckpointFile,
   CheckpointTable,
@@ -295,12 +296,6 @@ function isIgnored({ spec, parts }: MatchedTensor, ignored: ReadonlySet<string>)
   return named.length > 0;
 }
 
-function listed(names: readonly string[]): string {
-  const more = names.length - NAMED_IN_SENTENCE;
-  const shown = names.slice(0, NAMED_IN_SENTENCE).join(", ");
-  return more > 0 ? `${shown} and ${more} more` : shown;
-}
-
 function holdsCodes({ tensors }: CheckpointTable): boolean {
   for (const { dtype } of tensors.values()) if (dtype === "F8_E4M3") return true;
   return false;
@@ -326,5 +321,3 @@ function digestFiles(files: readonly CheckpointFile[]): string {
   ]);
   return createHash("sha256").update(JSON.stringify(states)).digest("hex");
 }
-
-const NAMED_IN_SENTENCE = 5;

@@ -38,6 +38,32 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
   };
 }
 
+export interface Wait {
+  reload: string;
+  waitMs: number;
+  /** A message may be missed; then a wait lasts this much longer at most. */
+  pollMs: number;
+  signal: AbortSignal;
+}
+
+/** Reads until what it reads is over, the wait is, or the signal is aborted; `wake` is one of the follower's. */
+export async function readUntil<Value>(
+  { reload, waitMs, pollMs, signal }: Wait,
+  wake: Follower["changed"],
+  read: () => Promise<Value>,
+  isOver: (value: Value) => boolean,
+): Promise<Value> {
+  const until = Date.now() + waitMs;
+  for (;;) {
+    // Armed before reading, so that a change between the read and the wait is not slept through.
+    const leftMs = until - Date.now();
+    const changed = leftMs > 0 ? wake(reload, Math.min(leftMs, pollMs), signal) : null;
+    const value = await read();
+    if (changed === null || signal.aborted || isOver(value)) return value;
+    await changed;
+  }
+}
+
 /** The reload's events after `afterId`, from the stream's start when null; ends with the terminal state. */
 export async function* followEvents(
   redis: Redis,

@@ -18,7 +18,7 @@ import { openDisk } from "./disk.js";
 import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
-import { followEvents, openFollower } from "./follow-reload.js";
+import { followEvents, openFollower, readUntil } from "./follow-reload.js";
 import { autoJobBytes, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
@@ -145,18 +145,11 @@ async function viewOf(deps: ReloadDeps, stored: StoredReload): Promise<ReloadVie
 }
 
 async function getReload(deps: ReloadDeps, id: string, waitMs: number, signal: AbortSignal): Promise<ReloadView> {
-  const until = Date.now() + waitMs;
-  for (;;) {
-    // Armed before reading, so that an end between the read and the wait is not slept through.
-    const leftMs = until - Date.now();
-    const changed = leftMs > 0 ? deps.follower.ended(id, Math.min(leftMs, POLL_MS), signal) : null;
-    const stored = await deps.records.read(id);
-    if (changed === null || signal.aborted || isTerminal(stored.record)) return viewOf(deps, stored);
-    await changed;
-  }
+  const wait = { reload: id, waitMs, pollMs: POLL_MS, signal };
+  const read = () => deps.records.read(id);
+  return viewOf(deps, await readUntil(wait, deps.follower.ended, read, ({ record }) => isTerminal(record)));
 }
 
-/** A message may be missed; then a wait lasts this much longer at most. */
 const POLL_MS = 1_000;
 
 async function listViews(deps: ReloadDeps, { fleet, state, limit, cursor }: ReloadFilter) {

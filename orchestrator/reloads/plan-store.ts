@@ -7,6 +7,7 @@ import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { type Held, KEYS, type RetryPolicy } from "../contract/jobs.js";
 import type { Layout, Plan, Source } from "../contract/plan.js";
+import { keepLast } from "./keep-last.js";
 
 /** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
 export type StagingPlace = "device" | "host" | "auto";
@@ -37,20 +38,6 @@ export interface StoredPlan {
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */
 export type LoadedPlan = Pick<Plan, "layout" | "source"> & StoredPlan;
 
-/** The last few of each stay in memory: a plan never changes, and each of a reload's jobs asks for it. */
-function keepLast<Value>(count: number) {
-  const kept = new Map<string, Value>();
-  return {
-    get: (key: string) => kept.get(key),
-    set(key: string, value: Value): Value {
-      const oldest = kept.size >= count ? kept.keys().next().value : undefined;
-      if (oldest !== undefined) kept.delete(oldest);
-      kept.set(key, value);
-      return value;
-    },
-  };
-}
-
 export interface PlanStore {
   save(reload: string, plan: LoadedPlan): Promise<void>;
   /** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
@@ -60,6 +47,7 @@ export interface PlanStore {
 }
 
 export function openPlanStore(redis: Redis): PlanStore {
+  // A plan never changes, and each of a reload's jobs asks for it.
   const layouts = keepLast<Layout>(4);
   const plans = keepLast<LoadedPlan>(4);
 

@@ -6,7 +6,7 @@ import { LayercastError } from "../contract/errors.js";
 import { BucketAnswer, BucketBody, type BucketView, ExpectedTensorsAnswer } from "../contract/push.js";
 import { ReloadAnswer } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
-import { requestSignal, settleOrNull } from "./lifetime.js";
+import { readInTime } from "./lifetime.js";
 import { reloadPath } from "./reloads.js";
 import { BucketParams, closed, problems, ReloadParams, ref } from "./schemas.js";
 import { parseWait } from "./wait.js";
@@ -117,10 +117,7 @@ function addRead(app: App, { reloads, closing }: RouteDeps): void {
   app.get("/v1/reloads/:id/buckets/:bucket", { schema }, async (request, reply) => {
     const waitMs = parseWait(request.query.wait);
     const { id, bucket } = request.params;
-    const signal = requestSignal(reply, closing);
-    const view = await settleOrNull(reloads.bucket(id, bucket, waitMs, signal), signal, null);
-    // The server is closing: answer with the bucket as it is.
-    return view ?? reloads.bucket(id, bucket, 0, new AbortController().signal);
+    return readInTime(reply, closing, waitMs, (ms, signal) => reloads.bucket(id, bucket, ms, signal));
   });
 }
 

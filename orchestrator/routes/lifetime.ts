@@ -15,6 +15,18 @@ export function requestSignal(reply: FastifyReply, closing: AbortSignal): AbortS
   return ended.signal;
 }
 
+/** What a read answers within its wait; should the server close meanwhile, what it answers without one. */
+export async function readInTime<T>(
+  reply: FastifyReply,
+  closing: AbortSignal,
+  waitMs: number,
+  read: (waitMs: number, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const signal = requestSignal(reply, closing);
+  const answer = await settleOrNull(read(waitMs, signal), signal, null);
+  return answer ?? read(0, new AbortController().signal);
+}
+
 /** The promise's value, or null as soon as the signal is aborted or the limit has passed, whatever the promise then does. */
 export function settleOrNull<T>(promise: Promise<T>, signal: AbortSignal, limitMs: number | null): Promise<T | null> {
   return new Promise((resolve, reject) => {

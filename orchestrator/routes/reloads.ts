@@ -14,7 +14,7 @@ import {
   type SubmitRequest,
 } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
-import { requestSignal, settleOrNull } from "./lifetime.js";
+import { readInTime } from "./lifetime.js";
 import { closed, problems, ReloadParams, ref } from "./schemas.js";
 import { parseWait } from "./wait.js";
 
@@ -136,10 +136,7 @@ function addRead(app: App, { reloads, closing }: RouteDeps): void {
   app.get("/v1/reloads/:id", { schema: get }, async (request, reply) => {
     const waitMs = parseWait(request.query.wait);
     const { id } = request.params;
-    const signal = requestSignal(reply, closing);
-    const reload = await settleOrNull(reloads.get(id, waitMs, signal), signal, null);
-    // The server is closing: answer with the record as it is.
-    return reload ?? reloads.get(id, 0, new AbortController().signal);
+    return readInTime(reply, closing, waitMs, (ms, signal) => reloads.get(id, ms, signal));
   });
 }
 

@@ -6,9 +6,8 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { createClient } from "../../orchestrator/cli/http-client.js";
-import { runCli } from "../../orchestrator/cli/program.js";
-import type { Terminal } from "../../orchestrator/cli/terminal.js";
 import type { HooksView } from "../../orchestrator/contract/hooks.js";
+import { runCaptured } from "./captured.js";
 import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
 
 interface Asked {
@@ -65,20 +64,8 @@ beforeEach(() => {
   answers = new Map();
 });
 
-async function layercast(args: string, env: Record<string, string> = {}) {
-  const out: string[] = [];
-  const err: string[] = [];
-  const terminal: Terminal = {
-    out: (line) => void out.push(line),
-    err: (line) => void err.push(line),
-    draw: () => undefined,
-    interactive: false,
-    columns: () => 80,
-    rows: () => 24,
-    env: { LAYERCAST_URL: url, ...env },
-  };
-  const code = await runCli(args.split(" "), terminal);
-  return { code, out: out.join("\n"), err: err.join("\n") };
+function layercast(args: string, env: Record<string, string> = {}) {
+  return runCaptured(args.split(" "), { env: { LAYERCAST_URL: url, ...env } });
 }
 
 const SUBMIT = "POST /v1/reloads";

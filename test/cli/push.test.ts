@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { createClient } from "../../orchestrator/cli/http-client.js";
-import { runCli } from "../../orchestrator/cli/program.js";
 import { type BuiltTensor, buildSafetensors } from "../checkpoint/build-safetensors.js";
+import { runCaptured } from "./captured.js";
 import { type FakePush, startFakePush } from "./fake-push.js";
 
 const CONFIG = { architectures: ["LlamaForCausalLM"], model_type: "llama" };
@@ -46,20 +46,9 @@ function built(name: string): Required<BuiltTensor> {
   return tensor;
 }
 
-async function layercast(options = "", more: string[] = []) {
-  const out: string[] = [];
-  const err: string[] = [];
+function layercast(options = "", more: string[] = []) {
   const args = ["push", "--source", source, ...options.split(" ").filter((word) => word !== ""), ...more];
-  const code = await runCli(args, {
-    out: (line) => void out.push(line),
-    err: (line) => void err.push(line),
-    draw: () => undefined,
-    interactive: false,
-    columns: () => 80,
-    rows: () => 24,
-    env: { LAYERCAST_URL: push.url },
-  });
-  return { code, out: out.join("\n"), err: err.join("\n") };
+  return runCaptured(args, { env: { LAYERCAST_URL: push.url } });
 }
 
 function expectReceived(names: readonly string[] = NAMES): void {

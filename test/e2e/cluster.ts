@@ -11,10 +11,10 @@ import { expect } from "vitest";
 import { type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
 import type { Client } from "../../orchestrator/cli/http-client.js";
 import { type LocalFleet, startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
-import { runCli } from "../../orchestrator/cli/program.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { ReloadStateName, ReloadView } from "../../orchestrator/contract/reload.js";
 import { TERMINAL_STATES } from "../../orchestrator/contract/reload.js";
+import { runCaptured } from "../cli/captured.js";
 
 export const FIXTURES = join(import.meta.dirname, "../fixtures");
 export const CHECKPOINTS = join(FIXTURES, "checkpoints");
@@ -178,20 +178,8 @@ function clusterOf({ local, fleet, tp, replicas, env, directory, faults, sources
       },
     );
   };
-  const cli: Cluster["cli"] = async (...args) => {
-    const out: string[] = [];
-    const err: string[] = [];
-    const code = await runCli([...args, "--url", client.url], {
-      out: (line) => void out.push(line),
-      err: (line) => void err.push(line),
-      draw: (text) => void out.push(text),
-      interactive: false,
-      columns: () => 100,
-      rows: () => 40,
-      env: {},
-    });
-    return { code, out: out.join("\n"), err: err.join("\n") };
-  };
+  const cli: Cluster["cli"] = (...args) =>
+    runCaptured([...args, "--url", client.url], { columns: () => 100, rows: () => 40 });
   const exportRank: Cluster["export"] = async (rank, replica = 0) => {
     exports += 1;
     const file = join(directory, `export-${exports}.safetensors`);

@@ -1,6 +1,7 @@
 // max_buffer_bytes: which rows of a bucket find room in the buffers, and whether waiting for room can ever end.
 
 import { LayercastError } from "../../orchestrator/contract/errors.js";
+import { listed } from "../../orchestrator/contract/listed.js";
 import { commonRows } from "../../orchestrator/planner/row-ranges.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
 import { type Arrival, type Cells, isDone, matrixAt, missingRows, neededBytes } from "./cells.js";
@@ -72,11 +73,3 @@ function waitsForWaiting(cells: Cells, index: number, waiting: WaitingBuckets): 
 export function megabytes(bytes: number): string {
   return (bytes / 1e6).toFixed(1);
 }
-
-/** Such as "a, b, c and 4 more". */
-export function listed(names: readonly string[]): string {
-  const shown = names.slice(0, NAMED);
-  return shown.join(", ") + (names.length > NAMED ? ` and ${names.length - NAMED} more` : "");
-}
-
-const NAMED = 5;

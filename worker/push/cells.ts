@@ -38,6 +38,8 @@ export interface Cells {
   readonly states: MatrixCells[];
   /** By layer: matrices of it that are not written whole yet, those that wait for finalize left out. */
   readonly unwritten: number[];
+  /** Matrices by the path that they took. */
+  readonly paths: Record<MatrixPath, number>;
   /** Bytes in buffers by module, those that wait for finalize left out: they hold on to theirs whatever the order. */
   readonly heldByModule: Map<string, number>;
   /** Bytes of buffers: each need has a place of its own, whether or not anything is there. */
@@ -51,9 +53,11 @@ export interface MatrixCells {
   held: RowRanges[];
   /** By need: where its first row lies in buffers. */
   places: number[];
-  /** Something of it went through buffers; else it came from one bucket, or piece by piece. */
-  path: "whole" | "streamed" | "buffered" | null;
+  path: MatrixPath | null;
 }
+
+/** Something of it went through buffers; else it came from one bucket, or piece by piece. */
+export type MatrixPath = "whole" | "streamed" | "buffered";
 
 /** Matrices begin where pages do, so that a page is never of two. */
 const PAGE_BYTES = 4096;
@@ -80,7 +84,8 @@ export function newCells(
     unwritten[layer] = (unwritten[layer] ?? 0) + (phase === "layer" ? 1 : 0);
   }
   const bufferBytes = Math.max(end, PAGE_BYTES);
-  return { matrices, dtypes, shapes, states, unwritten, heldByModule: new Map(), bufferBytes };
+  const paths = { whole: 0, streamed: 0, buffered: 0 };
+  return { matrices, dtypes, shapes, states, unwritten, paths, heldByModule: new Map(), bufferBytes };
 }
 
 /** Rows of a need that a bucket brings, and where they are in it. */
@@ -249,6 +254,13 @@ export function copyOf(cells: Cells, index: number, arrival: Arrival): Copy {
   return { offset: arrival.offset, rowStride: source.rowStride, rows, rowBytes: to.rowStride, toOffset };
 }
 
+/** These rows of the matrix, which a bucket made writable, are written. */
+export function noteStreamed(cells: Cells, index: number, { from, to }: RowRange): void {
+  const isWhole = from === 0 && to === matrixAt(cells, index).rows;
+  notePath(cells, stateAt(cells, index), isWhole ? "whole" : "streamed");
+  noteWritten(cells, index, { from, to });
+}
+
 /** These rows of the matrix are written: what buffers had of them is not needed any more. */
 export function noteWritten(cells: Cells, index: number, range: RowRange): void {
   const matrix = matrixAt(cells, index);
@@ -278,8 +290,16 @@ export function noteHeld(cells: Cells, index: number, { need, from, to }: Arriva
   const state = stateAt(cells, index);
   const before = heldBytes(cells, index);
   state.held[need] = joinRows(state.held[need] ?? NO_ROWS, [{ from, to }]);
-  state.path = "buffered";
+  notePath(cells, state, "buffered");
   countHeld(cells, matrixAt(cells, index), heldBytes(cells, index) - before);
+}
+
+/** The path that counts for all of the matrix: through buffers if anything went there, else that of its first rows. */
+function notePath({ paths }: Cells, state: MatrixCells, path: MatrixPath): void {
+  if (state.path === path || (state.path !== null && path !== "buffered")) return;
+  if (state.path !== null) paths[state.path] -= 1;
+  state.path = path;
+  paths[path] += 1;
 }
 
 /** The buffers' range that is the matrix's own; whole pages. */

@@ -3,14 +3,15 @@
 
 import type { Span } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
+import { listed } from "../../orchestrator/contract/listed.js";
 import type { KernelTensor } from "../../orchestrator/contract/plan.js";
 import type { Places } from "../../orchestrator/planner/layer-geometry.js";
+import type { RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
 import { pushProgram } from "../../orchestrator/planner/push-program.js";
 import { NO_ROWS } from "../../orchestrator/planner/row-ranges.js";
 import { addDigests, digestFromHex } from "../ledger.js";
 import type { RankStaging } from "../staging.js";
-import { listed } from "./buffer-room.js";
-import { type Cells, isDone, isTouched, matrixAt, missingRows, noteWritten, placeRows } from "./cells.js";
+import { isDone, isTouched, matrixAt, missingRows, noteWritten, placeRows } from "./cells.js";
 import { FILES, type Intake, type IntakeDeps, programFiles } from "./intake.js";
 
 /** open -> prepared. Throws `tensor_missing` when a matrix lacks rows: the orchestrator has let none pass. */
@@ -25,14 +26,17 @@ async function writeRest(intake: Intake, deps: IntakeDeps): Promise<NonNullable<
   const finished = new Set<KernelTensor>();
   for (const index of cells.states.keys()) {
     if (isPartial && !isTouched(cells, index)) continue;
-    requireComplete(cells, intake, index);
+    requireComplete(intake, index);
     finished.add(matrixAt(cells, index).kernel);
   }
-  await writeLast(intake, finished, deps);
+  const names = new Set([...finished].map(({ name }) => name));
+  const derived = cells.matrices.derived.filter(({ kernel }) => names.has(kernel.derived?.from ?? ""));
+  await writeLast(intake, finished, derived, deps);
+  for (const { kernel } of derived) finished.add(kernel);
   return { spans: isPartial ? spansOf(finished, cells.matrices.places) : null };
 }
 
-function requireComplete(cells: Cells, { plan }: Intake, index: number): void {
+function requireComplete({ cells, plan }: Intake, index: number): void {
   const { kernel, needs } = matrixAt(cells, index);
   const missing = needs.filter((_, need) => missingRows(cells, index, need).length > 0);
   if (missing.length === 0) return;
@@ -47,7 +51,12 @@ function requireComplete(cells: Cells, { plan }: Intake, index: number): void {
 }
 
 /** All that is complete and not written: attention, what nothing of the checkpoint fills, what is derived. */
-async function writeLast(intake: Intake, finished: Set<KernelTensor>, deps: IntakeDeps): Promise<void> {
+async function writeLast(
+  intake: Intake,
+  finished: ReadonlySet<KernelTensor>,
+  derived: RankMatrices["derived"],
+  deps: IntakeDeps,
+): Promise<void> {
   const { cells, plan, owner } = intake;
   const left = [...cells.states.keys()].filter(
     (index) => finished.has(matrixAt(cells, index).kernel) && !isDone(cells, index),
@@ -58,10 +67,6 @@ async function writeLast(intake: Intake, finished: Set<KernelTensor>, deps: Inta
     const from = written.at(-1)?.to ?? 0;
     return placeRows(cells, index, { from, to: matrixAt(cells, index).rows }, [], FILES);
   });
-  const derived = cells.matrices.derived.filter(({ kernel }) =>
-    [...finished].some(({ name }) => name === kernel.derived?.from),
-  );
-  for (const { kernel } of derived) finished.add(kernel);
   const resolved = pushProgram({
     rows,
     files: programFiles(intake, null, deps),

@@ -24,7 +24,7 @@ import {
   matrixAt,
   newCells,
   noteHeld,
-  noteWritten,
+  noteStreamed,
   placeRows,
   writableRows,
 } from "./cells.js";
@@ -156,7 +156,7 @@ async function runLayer(
   });
   const report = await deps.run(owner, plan, resolved, `layer ${plan.layout.layers[layer]?.name}`);
   intake.digest = addDigests(intake.digest, digestFromHex(report.digest));
-  for (const { index, rows } of works) noteRows(intake, index, rows);
+  for (const { index, rows } of works) noteStreamed(cells, index, rows);
   deps.report.layerWritten(report);
   if (cells.unwritten[layer] === 0) deps.report.layerComplete(layer);
 }
@@ -164,13 +164,6 @@ async function runLayer(
 export function programFiles({ buffers }: Intake, bucket: Bucket | null, { core }: IntakeDeps): ProgramFile[] {
   const nothing = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
   return [bucket?.file ?? nothing, buffers === null ? nothing : core.describeBuffers(buffers).file];
-}
-
-function noteRows({ cells }: Intake, index: number, rows: MatrixRows): void {
-  const state = cells.states[index];
-  const isWhole = rows.from === 0 && rows.to === rows.matrix.rows;
-  if (state !== undefined) state.path ??= isWhole ? "whole" : "streamed";
-  noteWritten(cells, index, rows);
 }
 
 async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { core }: IntakeDeps): Promise<void> {

@@ -1,10 +1,11 @@
 // What a push looks like from outside: what the rank has taken, the memory that its buffers hold, how matrices were written; and
 // the one warning about the order of tensors.
 
+import { listed } from "../../orchestrator/contract/listed.js";
 import type { RankPush } from "../../orchestrator/contract/push.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
 import type { Loading } from "../loading.js";
-import { listed, megabytes } from "./buffer-room.js";
+import { megabytes } from "./buffer-room.js";
 import { heldNow, type Intake } from "./intake.js";
 
 const MODULES_SHOWN = 20;
@@ -12,8 +13,6 @@ const MODULES_SHOWN = 20;
 export function showPush({ report, pushes }: Loading, intake: Intake): void {
   const { cells, taken, peakBytes } = intake;
   const modules = [...cells.heldByModule].sort(([, a], [, b]) => b - a);
-  const paths = { whole: 0, streamed: 0, buffered: 0 };
-  for (const { path } of cells.states) if (path !== null) paths[path] += 1;
   const shown: RankPush = {
     buckets_taken: taken.size,
     buffers: {
@@ -26,7 +25,7 @@ export function showPush({ report, pushes }: Loading, intake: Intake): void {
         .map(([module, bytes]) => ({ module, host_bytes: bytes, device_bytes: 0 })),
       module_count: modules.length,
     },
-    paths,
+    paths: { ...cells.paths },
   };
   report.pushed(shown);
 }

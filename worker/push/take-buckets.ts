@@ -7,6 +7,7 @@ import type { Bucket } from "../../orchestrator/contract/push.js";
 import { faultPoint } from "../../orchestrator/fault-point.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
 import { type Held, isLive } from "../../orchestrator/reloads/protocol/state.js";
+import { sessionGone } from "../../orchestrator/reloads/push/session-store.js";
 import { isOwner, type Owner } from "../ledger.js";
 import type { Loading } from "../loading.js";
 import { closeIntake } from "./close-intake.js";
@@ -142,16 +143,6 @@ async function bucketOf({ owner, pushes }: Loading, sequence: number): Promise<B
   const bucket = await pushes.sessions.bucket(owner.content, sequence);
   if (bucket.isReadable) return bucket;
   throw new NotYet(`bucket ${bucket.number} is to be sent again`, WANTED_POLL_MS);
-}
-
-function sessionGone(reload: string): LayercastError {
-  return new LayercastError(
-    "source_gone",
-    `the buckets of reload ${reload} are no longer kept; push its weights again`,
-    {
-      reload,
-    },
-  );
 }
 
 function depsOf({ pushes, staging, report }: Loading): IntakeDeps {

@@ -12,10 +12,11 @@ export async function hasEqualTensors(one: CheckpointFile, other: CheckpointFile
   if (a === null || b === null) return false; // one of them is not to be had any more
   const offsets = new Map(b.header.tensors.map(({ name, offset }) => [name, offset]));
   const [first, second] = await Promise.all([open(one.path), open(other.path)]);
+  const buffers: Buffers = [Buffer.alloc(PIECE_BYTES), Buffer.alloc(PIECE_BYTES)];
   try {
     for (const { name, offset, sizeBytes } of a.header.tensors) {
       const at = offsets.get(name);
-      if (at === undefined || !(await hasEqualBytes([first, offset], [second, at], sizeBytes))) return false;
+      if (at === undefined || !(await hasEqualBytes([first, offset], [second, at], sizeBytes, buffers))) return false;
     }
     return true;
   } finally {
@@ -24,9 +25,14 @@ export async function hasEqualTensors(one: CheckpointFile, other: CheckpointFile
 }
 
 type Place = readonly [file: FileHandle, offset: number];
+type Buffers = readonly [Buffer, Buffer];
 
-async function hasEqualBytes([one, at]: Place, [other, otherAt]: Place, sizeBytes: number): Promise<boolean> {
-  const buffers = [Buffer.alloc(PIECE_BYTES), Buffer.alloc(PIECE_BYTES)] as const;
+async function hasEqualBytes(
+  [one, at]: Place,
+  [other, otherAt]: Place,
+  sizeBytes: number,
+  buffers: Buffers,
+): Promise<boolean> {
   for (let done = 0; done < sizeBytes; done += PIECE_BYTES) {
     const bytes = Math.min(PIECE_BYTES, sizeBytes - done);
     const read = await Promise.all([

@@ -1,7 +1,9 @@
 // The end of a push's sending: what is missing is named and nothing closed; else ranks may finalize, and the reload goes on like
 // any other.
 
+import { elementCount } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
+import { listed } from "../../contract/listed.js";
 import type { Layout } from "../../contract/plan.js";
 import { faultPoint } from "../../fault-point.js";
 import { modulesOf } from "../../planner/modules.js";
@@ -41,11 +43,13 @@ function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, p
     return lacking > 0 ? [{ name, words: lacking === rowsOf(shape) ? name : `${lacking} rows of ${name}` }] : [];
   });
   if (missing.length === 0) return;
-  const shown = missing.slice(0, NAMED_IN_SENTENCE).map(({ words }) => words);
-  const more = missing.length > shown.length ? ` and ${missing.length - shown.length} more` : "";
+  const shown = listed(
+    missing.map(({ words }) => words),
+    NAMED_IN_SENTENCE,
+  );
   throw new LayercastError(
     "tensor_missing",
-    `${missing.length === 1 ? "1 tensor has" : `${missing.length} tensors have`} not been sent, or not whole: ${shown.join(", ")}${more}. Send them and finish again`,
+    `${missing.length === 1 ? "1 tensor has" : `${missing.length} tensors have`} not been sent, or not whole: ${shown}. Send them and finish again`,
     { tensors: missing.slice(0, NAMED_IN_DETAILS).map(({ name }) => name), count: missing.length },
   );
 }
@@ -57,8 +61,8 @@ function touchedTensors(layout: Layout, rows: ReadonlyMap<number, RowRanges>): S
 }
 
 /** Of a tensor's first dimension; a scalar has one. */
-export function rowsOf(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1) === 0 ? 0 : (shape[0] ?? 1);
+function rowsOf(shape: readonly number[]): number {
+  return elementCount(shape) === 0 ? 0 : (shape[0] ?? 1);
 }
 
 const NAMED_IN_SENTENCE = 10;

@@ -5,6 +5,7 @@ import type { BucketView, ExpectedTensorsView, PushView } from "../../contract/p
 import { modulesOf } from "../../planner/modules.js";
 import { rowCount } from "../../planner/row-ranges.js";
 import type { ReloadDeps } from "../deps.js";
+import { readUntil } from "../follow-reload.js";
 import { isTerminal } from "../protocol/state.js";
 import type { StoredReload } from "../record-store.js";
 import type { Reloads } from "../reloads.js";
@@ -32,7 +33,6 @@ export function pushAnswers(deps: ReloadDeps): PushAnswers {
   };
 }
 
-/** A message may be missed; then a wait lasts this much longer at most. */
 const POLL_MS = 500;
 
 /** Answers once the bucket is not pending any more, its reload has ended, or the wait is over. */
@@ -43,20 +43,21 @@ async function waitForBucket(
   waitMs: number,
   signal: AbortSignal,
 ): Promise<BucketView> {
-  const until = Date.now() + waitMs;
-  for (;;) {
-    // Armed before reading, so that a change between the read and the wait is not slept through.
-    const leftMs = until - Date.now();
-    const changed = leftMs > 0 ? deps.follower.changed(reload, Math.min(leftMs, POLL_MS), signal) : null;
+  const read = async () => {
     const stored = await deps.records.read(reload);
     requirePush(stored.record, stored.request.source);
     const bucket = await deps.sessions.byNumber(reload, number);
     if (bucket === null) throw unknownBucket(reload, number);
     if (waitMs > 0) await deps.sessions.touch(reload); // who waits is there
-    const isOver = bucket.state !== "pending" || isTerminal(stored.record);
-    if (changed === null || signal.aborted || isOver) return viewBucket(deps, stored, bucket);
-    await changed;
-  }
+    return { stored, bucket };
+  };
+  const { stored, bucket } = await readUntil(
+    { reload, waitMs, pollMs: POLL_MS, signal },
+    deps.follower.changed,
+    read,
+    (now) => now.bucket.state !== "pending" || isTerminal(now.stored.record),
+  );
+  return viewBucket(deps, stored, bucket);
 }
 
 async function viewBucket(deps: ReloadDeps, { record }: StoredReload, bucket: SessionBucket): Promise<BucketView> {

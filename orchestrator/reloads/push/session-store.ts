@@ -150,7 +150,7 @@ export function openPushSessions(redis: Redis): PushSessionStore {
       const keys = [KEYS.session(reload), KEYS.sessionTaken(reload), KEYS.events(reload)] as const;
       const who = [by?.rank ?? "", by?.incarnation ?? ""];
       const told = [reload, CHANNELS.reload, String(EVENTS_KEPT)];
-      const done = await commands.layercastTaken(...keys, String(sequence), ...who, listed(expected), ...told);
+      const done = await commands.layercastTaken(...keys, String(sequence), ...who, encodeTakers(expected), ...told);
       if (done === -1) throw sessionGone(reload);
     },
     async open(reload, retain) {
@@ -184,7 +184,8 @@ export function openPushSessions(redis: Redis): PushSessionStore {
     async passed(reload, { sequence, delivery }) {
       await commands.layercastPassed(KEYS.session(reload), String(sequence), String(delivery));
     },
-    lost: (reload, takers) => commands.layercastLost(KEYS.session(reload), KEYS.sessionTaken(reload), listed(takers)),
+    lost: (reload, takers) =>
+      commands.layercastLost(KEYS.session(reload), KEYS.sessionTaken(reload), encodeTakers(takers)),
     async want(reload, sequence) {
       const told = [reload, CHANNELS.reload, String(EVENTS_KEPT)];
       return (await commands.layercastWant(KEYS.session(reload), KEYS.events(reload), String(sequence), ...told)) === 1;
@@ -226,7 +227,7 @@ export function openPushSessions(redis: Redis): PushSessionStore {
   };
 }
 
-function listed(takers: readonly Taker[]): string {
+function encodeTakers(takers: readonly Taker[]): string {
   return takers.map(({ rank, incarnation }) => `${rank}=${incarnation}`).join(",");
 }
 
@@ -271,7 +272,7 @@ function decodeRanges(text: string): RowRanges {
     .reduce<RowRanges>((rows, [from = 0, to = 0]) => joinRows(rows, [{ from, to }]), NO_ROWS);
 }
 
-function sessionGone(reload: string): LayercastError {
+export function sessionGone(reload: string): LayercastError {
   return new LayercastError(
     "source_gone",
     `the buckets of reload ${reload} are no longer kept; push its weights again`,

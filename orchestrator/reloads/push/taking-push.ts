@@ -4,6 +4,7 @@ import { LayercastError } from "../../contract/errors.js";
 import type { PushSettings } from "../../contract/push.js";
 import { skipRuleOf } from "../../planner/declared-table.js";
 import type { ReloadDeps } from "../deps.js";
+import { keepLast } from "../keep-last.js";
 import { activeReload, type FleetState, isTerminal, type ReloadRecord } from "../protocol/state.js";
 import { pendingReason } from "../view.js";
 import type { Expected } from "./bucket-pieces.js";
@@ -47,19 +48,15 @@ export function requirePush(record: ReloadRecord, source: { kind: string } | nul
 }
 
 /** Those of the last few pushes: every bucket asks for its own. */
-const known = new Map<string, Expected>();
-const KNOWN = 4;
+const known = keepLast<Expected>(4);
 
 async function expectedBy({ redis, plans }: ReloadDeps, reload: string): Promise<Expected> {
   const before = known.get(reload);
   if (before !== undefined) return before;
   const [{ layout, source }, model] = await Promise.all([plans.load(reload), loadPushModel(redis, reload)]);
   const byName = new Map(layout.checkpointTensors.map(({ name }, index) => [name, index]));
-  const expected = { layout, dtypes: source.dtype, byName, skipped: skipRuleOf(declaredCheckpoint(model).config) };
-  const oldest = known.size >= KNOWN ? known.keys().next().value : undefined;
-  if (oldest !== undefined) known.delete(oldest);
-  known.set(reload, expected);
-  return expected;
+  const skipped = skipRuleOf(declaredCheckpoint(model).config);
+  return known.set(reload, { layout, dtypes: source.dtype, byName, skipped });
 }
 
 export function closed(record: ReloadRecord): LayercastError {
