@@ -2,7 +2,7 @@
 // cluster's sources.
 
 import { randomUUID } from "node:crypto";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type BucketView, ROW_RANGES_KEY } from "../../orchestrator/contract/push.js";
@@ -37,6 +37,8 @@ export interface PushSession {
   consumed(bucket: BucketView): Promise<BucketView>;
   /** Finishes, and waits for the end. */
   finish(): Promise<ReloadView>;
+  /** Waits until nothing of it is left in the spool: after a commit, which ranks write, a sweep gives it up. */
+  forgotten(): Promise<void>;
 }
 
 export function pushOfFixture(model: string, version: string): PushTensors {
@@ -95,6 +97,10 @@ function sessionOf(cluster: Cluster, reload: ReloadView, tensors: Tensors): Push
     async finish() {
       await cluster.until("the push to be finished", () => cluster.client.finish(id).catch(laterIf));
       return cluster.ended(id);
+    },
+    async forgotten() {
+      const kept = join(cluster.runDir, "spool", id);
+      await cluster.until("the spool to be empty", async () => (existsSync(kept) ? null : true));
     },
   };
 }

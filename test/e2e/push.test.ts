@@ -385,6 +385,7 @@ describe("retain_export", () => {
       await cluster.until("the file to be there, or not", async () =>
         existsSync(join(directory, "kept.safetensors")) === kept ? true : null,
       );
+      await push.forgotten(); // until then it could take the buckets again
       const held = cluster.fault("worker.starting@0-1", "wait");
       process.kill(cluster.pidOf("worker 0/1"), "SIGKILL");
       await held.hit();

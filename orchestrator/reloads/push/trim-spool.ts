@@ -1,4 +1,5 @@
-// What a push kept is given up when its reload has ended: at once by the orchestrator that sees it end, else by a sweep.
+// What a push kept is given up when its reload has ended: at once by the orchestrator that ends it; of a commit, which ranks write,
+// and when that orchestrator is gone, by the sweep.
 
 import { KEYS } from "../../contract/jobs.js";
 import type { ReloadDeps } from "../deps.js";

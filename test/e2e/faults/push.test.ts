@@ -30,12 +30,6 @@ async function commits(fleet: FaultFleet, push: PushSession): Promise<ReloadView
   return reload;
 }
 
-/** Nothing of it is left in the spool. */
-async function isForgotten(fleet: FaultFleet, { reload }: PushSession): Promise<void> {
-  const kept = join(fleet.cluster.runDir, "spool", reload.reload_id);
-  await fleet.cluster.until("the spool to be empty", async () => (existsSync(kept) ? null : true));
-}
-
 describeFaults("a push", { tp: 2 }, (fleet) => {
   it.each([
     ["bucket", "before it takes a bucket"],
@@ -50,7 +44,7 @@ describeFaults("a push", { tp: 2 }, (fleet) => {
     const fault = fleet.cluster.fault(`worker.${point}@0-1`, "kill");
     await sendAll(push);
     await Promise.all([commits(fleet, push), fault.hit()]);
-    await isForgotten(fleet, push);
+    await push.forgotten();
   });
 
   it("whose worker dies when a bucket was consumed and its file is gone is served from the spool", async () => {
@@ -115,7 +109,7 @@ describeFaults("a push", { tp: 2 }, (fleet) => {
     await fleet.cluster.client.cancel(push.reload.reload_id);
     await expect(push.send(DEALT[1] ?? [])).rejects.toMatchObject({ code: "session_closed" });
     await fleet.holds("v1");
-    await isForgotten(fleet, push);
+    await push.forgotten();
     await fleet.goesOn();
   });
 
