@@ -60,7 +60,11 @@ module.exports = {
     only(
       "routes",
       "^orchestrator/routes/",
-      [contract, "^orchestrator/(routes|reloads)/", "^orchestrator/(config|metrics|package-root|redis-lost)\\.ts$"],
+      [
+        contract,
+        "^orchestrator/(routes|reloads)/",
+        "^orchestrator/(config|metrics|package-root|redis-lost|version)\\.ts$",
+      ],
       "parse, call, reply",
     ),
     only(
@@ -71,7 +75,7 @@ module.exports = {
         "^(worker|native)/",
         "^orchestrator/(planner|queue)/",
         "^orchestrator/reloads/(protocol/|(fleet|plan|record|push/session)-store\\.ts$)",
-        "^orchestrator/(config|log|redis)\\.ts$",
+        "^orchestrator/(config|log|redis|version)\\.ts$",
         // Whether a source file is still the planned one is decided by the same lines on both sides.
         "^orchestrator/checkpoint/",
       ],
@@ -80,7 +84,11 @@ module.exports = {
     only(
       "cli-speaks-http",
       "^orchestrator/cli/",
-      [contract, "^orchestrator/(checkpoint|cli)/", "^orchestrator/(owned-process|redis-server|package-root)\\.ts$"],
+      [
+        contract,
+        "^orchestrator/(checkpoint|cli)/",
+        "^orchestrator/(owned-process|redis-server|package-root|version)\\.ts$",
+      ],
       "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes",
       ["^orchestrator/cli/(orchestrator|worker)\\.ts$"],
     ),

@@ -2,6 +2,7 @@
 
 import { Command, CommanderError } from "commander";
 import { reportError } from "../contract/errors.js";
+import { VERSION } from "../version.js";
 import { addCancel } from "./cancel.js";
 import { type CommandContext, EXIT } from "./command.js";
 import { addDemo } from "./demo.js";
@@ -27,6 +28,7 @@ const COMMANDS = [
 
 export function buildProgram(context: CommandContext): Command {
   const program = new Command("layercast")
+    .version(VERSION, "--version", "print the version")
     .description("Puts new weights into a running multi-GPU inference fleet: all ranks or none.")
     .addHelpText("after", "\nLAYERCAST_URL and LAYERCAST_TOKEN say which orchestrator to speak to, and as whom.")
     .configureOutput({
