@@ -32,7 +32,7 @@ export interface ServerDeps {
   heartbeatMs?: number;
 }
 
-/** The largest body is a submit with a thousand ignore patterns. */
+/** Of a body whose route sets no limit of its own; a submit may bring a list of tensors, and a bucket is never held whole. */
 const BODY_LIMIT_BYTES = 1024 * 1024;
 const HEARTBEAT_MS = 15_000;
 

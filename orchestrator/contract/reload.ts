@@ -309,6 +309,9 @@ export const PlanAnswer = Type.Object(
         }),
       }),
     ),
+    threads: Type.Integer({
+      description: "Threads of a rank's core that the estimates count: the most of any rank of the fleet, else 16",
+    }),
     jobs_per_rank: Type.Integer(),
     skipped: Type.Array(Type.Object({ name: Type.String(), reason: Type.String() })),
   },

@@ -7,7 +7,15 @@ import { arenaFileBytes, estimateDeviceBytes, estimatePeakBytes } from "./estima
 import { groupLayers } from "./group-layers.js";
 import { heldBytesOf, mostHeldBytesOf, readBytesOf } from "./layer-bytes.js";
 
-export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobBytes?: number): PlanView {
+/** What a plan's jobs and memory depend on besides the plan. */
+export interface PlanHost {
+  layersPerJob: "auto" | number;
+  autoJobBytes?: number;
+  /** Threads of a rank's core. */
+  threads: number;
+}
+
+export function describePlan(plan: Plan, { layersPerJob, autoJobBytes, threads }: PlanHost): PlanView {
   const { layout } = plan;
   const jobs = groupLayers(plan, layersPerJob, autoJobBytes);
   const jobOf = jobs.flatMap((layers, job) => layers.map(() => job));
@@ -28,20 +36,21 @@ export function describePlan(plan: Plan, layersPerJob: "auto" | number, autoJobB
     layout_digest: plan.layoutDigest,
     source_digest: plan.sourceDigest,
     layers,
-    ranks: describeRanks(plan, readBytes),
+    ranks: describeRanks(plan, readBytes, threads),
+    threads,
     jobs_per_rank: jobs.length,
     skipped: plan.skipped,
   };
 }
 
 /** `readBytes`: by rank and layer. */
-function describeRanks({ layout }: Plan, readBytes: readonly number[][]): PlanView["ranks"] {
+function describeRanks({ layout }: Plan, readBytes: readonly number[][], threads: number): PlanView["ranks"] {
   return layoutArenas(layout).map((arena, rank) => ({
     rank,
     read_bytes: (readBytes[rank] ?? []).reduce((sum, bytes) => sum + bytes, 0),
     held_bytes: layout.layers.reduce((sum, layer) => sum + heldBytesOf(layout, layer, rank), 0),
     arena_bytes: arenaFileBytes(arena),
-    peak_memory_bytes: estimatePeakBytes(layout, arena),
-    device_memory_bytes: estimateDeviceBytes(layout, arena),
+    peak_memory_bytes: estimatePeakBytes(layout, arena, threads),
+    device_memory_bytes: estimateDeviceBytes(layout, arena, threads),
   }));
 }

@@ -68,6 +68,14 @@ export function plannedRanks(
   };
 }
 
+/** Threads of a rank's core where no rank of the fleet has said. */
+const ASSUMED_THREADS = 16;
+
+/** The most that a rank of the fleet has registered with. */
+export function coreThreads({ ranks }: Pick<FleetState, "ranks">): number {
+  return Object.values(ranks).reduce((most, { threads }) => Math.max(most, threads ?? 0), 0) || ASSUMED_THREADS;
+}
+
 export function autoJobBytes({ ranks }: Pick<FleetState, "ranks">): number {
   const isOnGpus = Object.values(ranks).some(({ device }) => device.startsWith("cuda"));
   return AUTO_JOB_BYTES[isOnGpus ? "cuda" : "cpu"];

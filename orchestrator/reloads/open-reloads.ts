@@ -19,7 +19,7 @@ import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
 import { followEvents, openFollower, readUntil } from "./follow-reload.js";
-import { autoJobBytes, makePlan, plannedRanks } from "./make-plan.js";
+import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
 import { isTerminal } from "./protocol/state.js";
@@ -181,5 +181,10 @@ async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanVie
   const { table, config } = await readRequested(readSource(request.source), deps.sourceRoots);
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, ...ranks, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
-  return describePlan(plan, policy.layers_per_job, autoJobBytes(fleet ?? { ranks: {} }));
+  const known = fleet ?? { ranks: {} };
+  return describePlan(plan, {
+    layersPerJob: policy.layers_per_job,
+    autoJobBytes: autoJobBytes(known),
+    threads: coreThreads(known),
+  });
 }

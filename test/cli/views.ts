@@ -142,5 +142,6 @@ export const PLAN: PlanView = {
   layers: [],
   ranks: [],
   jobs_per_rank: 61,
+  threads: 16,
   skipped: [],
 };

@@ -19,6 +19,7 @@ const planOf = (tensorParallelSize: number) =>
     dtype: "auto",
   });
 const plan = planOf(4);
+const HOST = { layersPerJob: "auto", threads: 16 } as const;
 
 describe("groupLayers", () => {
   it("puts a number of layers into each job, in order, the last with the rest", () => {
@@ -28,7 +29,7 @@ describe("groupLayers", () => {
   });
 
   it("on auto fills jobs up to the bytes a rank reads and writes, and never splits a layer", () => {
-    const { layers } = describePlan(plan, 1);
+    const { layers } = describePlan(plan, { layersPerJob: 1, threads: 16 });
     const bytesOf = (job: number[]) =>
       job.reduce((sum, layer) => sum + (layers[layer]?.read_bytes ?? 0) + (layers[layer]?.held_bytes ?? 0), 0);
     const target = 2 * bytesOf([1]) + 1;
@@ -47,7 +48,7 @@ describe("groupLayers", () => {
 
 describe("describePlan", () => {
   it("counts what each rank reads: all ranks of a plan without replicas together read the checkpoint once", () => {
-    const one = describePlan(planOf(1), "auto").ranks[0];
+    const one = describePlan(planOf(1), HOST).ranks[0];
     const shapes = shapesOf(fields);
     const bytes = Object.values(shapes).reduce(
       (sum, shape) => sum + shape.reduce((product, size) => product * size, 2),
@@ -55,13 +56,13 @@ describe("describePlan", () => {
     );
     expect(one?.read_bytes).toBe(bytes);
     const replicated = (6 * 2 + 1) * 24 * 2;
-    const two = describePlan(planOf(2), "auto").ranks;
+    const two = describePlan(planOf(2), HOST).ranks;
     expect(two.reduce((sum, { read_bytes }) => sum + read_bytes - replicated, 0)).toBe(bytes - replicated);
   });
 
   it("says the jobs, what is held, and an estimate that has room for both halves of the arena", () => {
     const arena = layoutArena(plan.layout, 0);
-    const view = describePlan(plan, 4);
+    const view = describePlan(plan, { layersPerJob: 4, threads: 16 });
     expect(view.jobs_per_rank).toBe(3);
     expect(view.layers.map(({ job }) => job)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 2]);
     expect(view.layers[1]).toMatchObject({ name: "model.layers.0", kernel_tensors: 6 + 4 + 4 });
@@ -81,6 +82,12 @@ describe("describePlan", () => {
     });
   });
 
+  it("counts the scratch of as many threads as the rank's core has: 2 MiB of a tile each on the CPU", () => {
+    const [few, many] = [16, 192].map((threads) => describePlan(plan, { layersPerJob: "auto", threads }).ranks[0]);
+    expect((many?.peak_memory_bytes ?? 0) - (few?.peak_memory_bytes ?? 0)).toBe((192 - 16) * 2 * 2 ** 20);
+    expect((many?.device_memory_bytes ?? 0) - (few?.device_memory_bytes ?? 0)).toBe((192 - 16) * 2 * 4 * 2 ** 20);
+  });
+
   it("estimates more scratch where matrices are transposed on disk, for their tiles are larger", () => {
     const [plain, turned] = (["stacked", "transposed"] as const).map((form) => {
       const model = deepseekCase(form);
@@ -92,7 +99,7 @@ describe("describePlan", () => {
         ignore: [],
         dtype: "auto",
       } as const;
-      return describePlan(planReload({ ...checkpoint, ...asked }), "auto").ranks[0];
+      return describePlan(planReload({ ...checkpoint, ...asked }), HOST).ranks[0];
     });
     expect(turned?.arena_bytes).toBe(plain?.arena_bytes);
     expect(turned?.peak_memory_bytes).toBeGreaterThan(plain?.peak_memory_bytes ?? 0);

@@ -67,7 +67,7 @@ describe("experts by rank", () => {
     const [first, second] = layoutArenas(plan.layout);
     expect(first).toEqual(layoutArena(plan.layout, 0));
     expect(second).toEqual(layoutArena(plan.layout, 1));
-    const { ranks, layers } = describePlan(plan, "auto");
+    const { ranks, layers } = describePlan(plan, { layersPerJob: "auto", threads: 16 });
     expect(ranks[0]?.held_bytes).toBeGreaterThan(ranks[1]?.held_bytes ?? 0);
     expect(layers.reduce((sum, layer) => sum + layer.held_bytes, 0)).toBe(ranks[0]?.held_bytes);
   });

@@ -107,6 +107,7 @@ export const planView: PlanView = {
       device_memory_bytes: 8192,
     },
   ],
+  threads: 16,
   jobs_per_rank: 1,
   skipped: [],
 };

@@ -15,13 +15,18 @@ export interface HeldRows {
 /** By the bucket's sequence: what of it found no room. */
 export type WaitingBuckets = Map<number, HeldRows[]>;
 
-/** What attention needs is let in always: it is small, and whatever the order, it waits for finalize. */
+/**
+ * Attention scales always find room: they are small, and in any order they wait for finalize.
+ *
+ * @param heldBytes measured: memory of all buffers, attention scales included, in bytes
+ * @param limitBytes max_buffer_bytes; null: none
+ */
 export function shareRoom(
   cells: Cells,
   rows: readonly HeldRows[],
   { heldBytes, limitBytes }: { heldBytes: number; limitBytes: number | null },
 ): { fitting: HeldRows[]; waiting: HeldRows[] } {
-  let left = limitBytes === null ? Number.POSITIVE_INFINITY : limitBytes - heldBytes;
+  let left = limitBytes === null ? Number.POSITIVE_INFINITY : limitBytes - (heldBytes - cells.finalizeBytes);
   const fitting: HeldRows[] = [];
   const waiting: HeldRows[] = [];
   for (const one of rows) {

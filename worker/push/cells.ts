@@ -42,6 +42,8 @@ export interface Cells {
   readonly paths: Record<MatrixPath, number>;
   /** Bytes in buffers by module, those that wait for finalize left out: they hold on to theirs whatever the order. */
   readonly heldByModule: Map<string, number>;
+  /** Memory of buffers that tensors which wait for finalize hold, in whole pages: it does not count against max_buffer_bytes. */
+  finalizeBytes: number;
   /** Bytes of buffers: each need has a place of its own, whether or not anything is there. */
   readonly bufferBytes: number;
 }
@@ -85,7 +87,7 @@ export function newCells(
   }
   const bufferBytes = Math.max(end, PAGE_BYTES);
   const paths = { whole: 0, streamed: 0, buffered: 0 };
-  return { matrices, dtypes, shapes, states, unwritten, paths, heldByModule: new Map(), bufferBytes };
+  return { matrices, dtypes, shapes, states, unwritten, paths, heldByModule: new Map(), finalizeBytes: 0, bufferBytes };
 }
 
 /** Rows of a need that a bucket brings, and where they are in it. */
@@ -286,8 +288,10 @@ function countHeld({ heldByModule }: Cells, { module, phase }: Matrix, bytes: nu
 }
 
 /** The arrival lies in buffers. */
-export function noteHeld(cells: Cells, index: number, { need, from, to }: Arrival): void {
+export function noteHeld(cells: Cells, index: number, arrival: Arrival): void {
+  const { need, from, to } = arrival;
   const state = stateAt(cells, index);
+  if (matrixAt(cells, index).phase === "finalize") cells.finalizeBytes += neededBytes(cells, index, arrival);
   const before = heldBytes(cells, index);
   state.held[need] = joinRows(state.held[need] ?? NO_ROWS, [{ from, to }]);
   notePath(cells, state, "buffered");

@@ -25,6 +25,10 @@ export interface RankState {
   host: string;
   pid: number;
   device: string;
+  /** The release that the rank's process runs. A rank of a release before 0.2 does not say, nor its threads. */
+  version?: string;
+  /** Of its native core. */
+  threads?: number;
   live: LiveArena;
   /** What the other half holds and a swap would bring back. */
   undo: Held | null;
