@@ -1,8 +1,8 @@
 // Turns a source's uri into the real directory it names, and decides whether it may be read: symbolic links are resolved
 // first, then the real path must lie under one of the allowed roots. A path outside is refused the same way whether or not
-// something is there.
+// something is there; of a path inside that a link leads out of, the link is named.
 
-import { realpath } from "node:fs/promises";
+import { lstat, readlink, realpath } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LayercastError } from "../contract/errors.js";
@@ -33,8 +33,19 @@ export function pathOfUri(uri: string): string {
   }
   throw new LayercastError(
     "invalid_request",
-    `source.uri is ${quoted(uri)}; it must be an absolute path or a file:// URI of a directory on this machine.`,
+    `${quoted(uri)} is not an absolute path or a file:// URI. ${downloadAdvice(uri) ?? "Give the directory's absolute path."}`,
     { uri },
+  );
+}
+
+/** For a source that names something of a hub or an object store: `hf://...`, `s3://...`, `organization/model`; null for others. */
+export function downloadAdvice(source: string): string | null {
+  const [, scheme = "hf", rest = source] = /^([a-z][a-z0-9+.-]*):\/\/(.*)/i.exec(source) ?? [];
+  const isRepository = scheme.toLowerCase() === "hf" && /^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(rest);
+  if (scheme.toLowerCase() === "file" || (rest === source && !isRepository)) return null;
+  return (
+    "A source is a directory of this machine's file system, or a push; nothing is downloaded. Download it first" +
+    `${isRepository ? `, such as with \`hf download ${rest} --local-dir DIRECTORY\`,` : ""} and give the directory that it lies in.`
   );
 }
 
@@ -47,8 +58,29 @@ export async function resolveAllowed(named: string, roots: AllowedRoots): Promis
     if (isUnder(named, roots.given) || isUnder(named, roots.real)) throw sourceError(named, error);
     throw notAllowed(named, roots);
   }
-  if (!isUnder(real, roots.real)) throw notAllowed(named, roots);
-  return real;
+  if (isUnder(real, roots.real)) return real;
+  const link = await linkOutOf(named, roots);
+  throw link === null ? notAllowed(named, roots) : linkNotAllowed(named, link, roots);
+}
+
+interface Link {
+  path: string;
+  /** As the link has it. */
+  target: string;
+}
+
+/** The last link on the way to `named` that lies under a root itself. What a root's own files say is no secret. */
+async function linkOutOf(named: string, roots: AllowedRoots): Promise<Link | null> {
+  for (let at = named; path.dirname(at) !== at; at = path.dirname(at)) {
+    const parent = await realpath(path.dirname(at)).catch(() => null);
+    if (parent === null || !isUnder(path.join(parent, path.basename(at)), roots.real)) continue;
+    const isLink = await lstat(at).then(
+      (found) => found.isSymbolicLink(),
+      () => false,
+    );
+    if (isLink) return { path: at, target: await readlink(at) };
+  }
+  return null;
 }
 
 /** A failed file system call on a source, as what it means for the reload. */
@@ -62,6 +94,21 @@ export function sourceError(file: string, error: unknown): LayercastError {
       error,
     );
   return new LayercastError("io_error", `Reading ${file} failed: ${String(error)}.`, { file }, error);
+}
+
+/** A snapshot of the Hugging Face cache is such a directory: its files are links to ../../blobs. */
+function linkNotAllowed(named: string, link: Link, roots: AllowedRoots): LayercastError {
+  const cache = /^(.*\/models--[^/]+)\/snapshots\//.exec(link.path)?.[1];
+  const advice =
+    cache === undefined
+      ? "Start the orchestrator with a --source-root that holds both, or put what it leads to in its place."
+      : `It is of a snapshot of the Hugging Face cache, whose files lie in ${cache}/blobs: start the orchestrator with --source-root ${cache}.`;
+  return new LayercastError(
+    "source_not_allowed",
+    `${link.path} is a symbolic link to ${link.target}, which leads out of the directories that may be read ` +
+      `(${roots.given.join(", ")}). ${advice}`,
+    { path: named, link: link.path, target: link.target },
+  );
 }
 
 function notAllowed(named: string, roots: AllowedRoots): LayercastError {

@@ -1,8 +1,11 @@
 // What the commands share: the options of those that speak HTTP, how an option's text is read, and how a command ends.
 
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { downloadAdvice } from "../checkpoint/source-path.js";
+import { LayercastError } from "../contract/errors.js";
 import type { ReloadView } from "../contract/reload.js";
 import { followReload, screenOf } from "./follow.js";
 import { reloadLines, reloadSentence } from "./format.js";
@@ -24,13 +27,28 @@ export interface HttpOptions {
 
 export function addHttpOptions(command: Command): Command {
   return command
-    .option("--url <url>", `the orchestrator (default: LAYERCAST_URL, else ${DEFAULT_URL})`)
+    .option("--url <url>", `the orchestrator (default: LAYERCAST_URL, else ${DEFAULT_URL})`, urlOption)
     .option("--json", "print JSON for machines");
 }
 
 export function clientOf(options: HttpOptions, { env }: Terminal): Client {
-  const url = options.url ?? (env.LAYERCAST_URL === "" ? undefined : env.LAYERCAST_URL) ?? DEFAULT_URL;
-  return createClient(url, readToken(env));
+  const { LAYERCAST_URL: ofEnvironment = "" } = env;
+  const wrong = options.url === undefined && ofEnvironment !== "" ? wrongUrl(ofEnvironment) : null;
+  if (wrong !== null) throw new LayercastError("invalid_request", `LAYERCAST_URL is ${ofEnvironment}. ${wrong}`);
+  return createClient(options.url ?? (ofEnvironment || DEFAULT_URL), readToken(env));
+}
+
+function urlOption(url: string): string {
+  const wrong = wrongUrl(url);
+  if (wrong !== null) throw new InvalidArgumentError(wrong);
+  return url;
+}
+
+/** What is wrong with an orchestrator's URL; null: nothing. */
+function wrongUrl(url: string): string | null {
+  if (URL.canParse(url) && ["http:", "https:"].includes(new URL(url).protocol)) return null;
+  const withScheme = `http://${url}`;
+  return `It must begin with http:// or https://${URL.canParse(withScheme) && !url.includes("://") ? `, such as ${withScheme}` : ""}.`;
 }
 
 /** JSON when asked for, lines for people otherwise. */
@@ -73,9 +91,13 @@ export function expertParallelOption(): Option {
   return new Option("--ep", "expert parallel: whole experts by rank, instead of a part of each on every rank");
 }
 
-/** A directory as this shell sees it -> the URI that the orchestrator reads; a URI stays as it is. */
+/** A directory as this shell sees it -> the URI that the orchestrator reads; a file:// URI stays as it is. */
 export function sourceUri(source: string): string {
-  return source.startsWith("file://") ? source : pathToFileURL(resolve(source)).href;
+  if (source.startsWith("file://")) return source;
+  const directory = resolve(source);
+  const advice = downloadAdvice(source);
+  if (advice === null || existsSync(directory)) return pathToFileURL(directory).href;
+  throw new InvalidArgumentError(source.includes("://") ? advice : `There is no directory ${directory}. ${advice}`);
 }
 
 export function integerFrom(least: number, most: number): (text: string) => number {

@@ -29,7 +29,7 @@ export function addPlan(program: Command, context: CommandContext): void {
   const command = program
     .command("plan")
     .description("print the plan of a reload: layers, bytes, memory, skipped tensors")
-    .requiredOption("--source <directory>", "the checkpoint")
+    .requiredOption("--source <directory>", "the checkpoint", sourceUri)
     .option("--tp <number>", "tensor-parallel size", integerFrom(1, 1024))
     .addOption(expertParallelOption())
     .option("--no-ep", "cut every expert, though the fleet's ranks hold whole ones")
@@ -40,7 +40,7 @@ export function addPlan(program: Command, context: CommandContext): void {
     .addOption(layersPerJobOption());
   addHttpOptions(command).action(async (options: PlanOptions) => {
     const plan = await clientOf(options, context.terminal).plan({
-      source: { kind: "safetensors", uri: sourceUri(options.source) },
+      source: { kind: "safetensors", uri: options.source },
       ...given<string | number | boolean>({
         fleet: options.fleet,
         tensor_parallel_size: options.tp,

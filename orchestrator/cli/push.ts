@@ -36,7 +36,7 @@ export function addPush(program: Command, context: CommandContext): void {
   const command = program
     .command("push")
     .description("send a checkpoint's tensors in buckets, as a trainer would from its memory, and wait for the commit")
-    .requiredOption("--source <directory>", "the checkpoint; only this command reads it")
+    .requiredOption("--source <directory>", "the checkpoint; only this command reads it", sourceUri)
     .addOption(
       new Option("--order <order>", "of the tensors: as on disk, module by module, or at random")
         .choices(PUSH_ORDERS)
@@ -61,7 +61,7 @@ export function addPush(program: Command, context: CommandContext): void {
 
 async function runPush(context: CommandContext, options: PushOptions): Promise<void> {
   const client = clientOf(options, context.terminal);
-  const checkpoint = await readStoredCheckpoint(sourceUri(options.source));
+  const checkpoint = await readStoredCheckpoint(options.source);
   const chosen = chosenTensors(checkpoint.tensors, options.partial ?? null);
   const body = submitBody(options, pushSource(options, checkpoint));
   if (options.dryRun === true) return await printPlan(context, client, body, options);

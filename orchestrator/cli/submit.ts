@@ -45,13 +45,17 @@ export function addSubmit(program: Command, context: CommandContext): void {
   const command = program
     .command("submit")
     .description("reload a fleet from a checkpoint and wait until it is committed")
-    .requiredOption("--source <directory>", "the checkpoint: a directory or file:// URI that every worker can read");
+    .requiredOption(
+      "--source <directory>",
+      "the checkpoint: a directory or file:// URI that every worker can read",
+      sourceUri,
+    );
   addReloadOptions(command)
     .option("--wait", "wait for the end (default)", true)
     .option("--no-wait", "return as soon as it is accepted");
   addHttpOptions(command).action(async (options: SubmitOptions) => {
     const client = clientOf(options, context.terminal);
-    const body = submitBody(options, { kind: "safetensors", uri: sourceUri(options.source) });
+    const body = submitBody(options, { kind: "safetensors", uri: options.source });
     if (options.dryRun === true) return await printPlan(context, client, body, options);
     await finishReload(context, client, await client.submit(body), options);
   });

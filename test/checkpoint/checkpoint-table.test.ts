@@ -87,6 +87,17 @@ describe("readCheckpointTable", () => {
       await expectLayercastRejection(read(uri), "invalid_request", /absolute path or a file:\/\//);
   });
 
+  it("says of a hub's or an object store's name that it is to be downloaded first, and how", async () => {
+    for (const [uri, how] of [
+      ["hf://Qwen/Qwen3-0.6B", /hf download Qwen\/Qwen3-0\.6B --local-dir/],
+      ["Qwen/Qwen3-0.6B", /hf download Qwen\/Qwen3-0\.6B --local-dir/],
+      ["s3://bucket/Qwen/step-1", /Download it first and give the directory/],
+      ["gs://b/c", /nothing is downloaded/],
+    ] as const)
+      await expectLayercastRejection(read(uri), "invalid_request", how);
+    await expectLayercastRejection(read("ckpt"), "invalid_request", /Give the directory's absolute path/);
+  });
+
   it("refuses a path outside the roots the same way whether it exists or not", async () => {
     const inner = path.join(root, "allowed");
     await mkdir(inner);
@@ -101,7 +112,11 @@ describe("readCheckpointTable", () => {
     await put("a.safetensors", buildSafetensors({ w: ONE }));
     await mkdir(inner);
     await symlink(directory, path.join(inner, "out"));
-    await expectLayercastRejection(read(path.join(inner, "out"), [inner]), "source_not_allowed", /outside/);
+    await expectLayercastRejection(
+      read(path.join(inner, "out"), [inner]),
+      "source_not_allowed",
+      /out is a symbolic link/,
+    );
     for (const name of ["a.safetensors", "config.json"]) {
       const mixed = path.join(inner, `mixed-${name}`);
       await cp(directory, mixed, { recursive: true });
@@ -109,6 +124,35 @@ describe("readCheckpointTable", () => {
       await symlink(path.join(directory, name), path.join(mixed, name));
       await expectLayercastRejection(read(mixed, [inner]), "source_not_allowed", new RegExp(name));
     }
+  });
+
+  it("names the link, and where it leads, of a hub's snapshot that is the root itself; with its repository as root it loads", async () => {
+    const repository = path.join(root, "hub/models--org--m");
+    const snapshot = path.join(repository, "snapshots/0123abcd");
+    await mkdir(path.join(repository, "blobs"), { recursive: true });
+    await mkdir(snapshot, { recursive: true });
+    for (const [name, content] of [
+      ["config.json", CONFIG],
+      ["model.safetensors", buildSafetensors({ w: ONE })],
+    ] as const) {
+      await writeFile(path.join(repository, "blobs", name.length.toString()), content);
+      await symlink(`../../blobs/${name.length}`, path.join(snapshot, name));
+    }
+    const error = await expectLayercastRejection(
+      read(snapshot, [snapshot]),
+      "source_not_allowed",
+      /config\.json is a symbolic link to \.\.\/\.\.\/blobs\/11, which leads out of .*--source-root \S*models--org--m\./,
+    );
+    expect(error.details).toMatchObject({ link: path.join(snapshot, "config.json"), target: "../../blobs/11" });
+    expect((await read(snapshot, [repository])).table.tensors.size).toBe(1);
+  });
+
+  it("says nothing of a link that lies outside of the roots itself", async () => {
+    const inner = path.join(root, "allowed");
+    await mkdir(inner);
+    await symlink(directory, path.join(root, "elsewhere"));
+    for (const uri of [`${inner}/../elsewhere`, path.join(root, "elsewhere")])
+      await expectLayercastRejection(read(uri, [inner]), "source_not_allowed", /lies outside the directories/);
   });
 
   it("refuses a tensor that is in two files, naming both", async () => {

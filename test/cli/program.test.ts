@@ -76,7 +76,7 @@ const state = (id: string, name: string) => ({ id, event: "state", data: { state
 describe("submit", () => {
   it("sends only what was given, the source as an absolute URI", async () => {
     answers.set(SUBMIT, [json(reloadView({ state: "queued" }), 202)]);
-    const { code, out } = await layercast("submit --source ckpt/step-1 --no-wait");
+    const { code, out } = await layercast("submit --source ./ckpt/step-1 --no-wait");
     expect(asked[0]?.body).toEqual({
       source: { kind: "safetensors", uri: pathToFileURL("ckpt/step-1").href },
       recipe: {},
@@ -363,6 +363,12 @@ describe("what goes wrong", () => {
     expect(err).toContain("layercast up");
   });
 
+  it("says what is wrong with a LAYERCAST_URL", async () => {
+    const { code, err } = await layercast("fleet", { LAYERCAST_URL: "10.0.0.7:8600" });
+    expect(code).toBe(1);
+    expect(err).toContain("LAYERCAST_URL is 10.0.0.7:8600. It must begin with http:// or https://, such as http://10.");
+  });
+
   it("is said in time when an orchestrator stands still", async () => {
     answers.set("GET /v1/fleets", [() => {}]);
     const standing = createClient(url, null, 50).fleets();
@@ -380,6 +386,11 @@ describe("what goes wrong", () => {
 
   it.each([
     ["submit", /--source/],
+    ["submit --source hf://Qwen/Qwen3-0.6B", /hf download Qwen\/Qwen3-0\.6B/],
+    ["plan --source s3://bucket/step-1", /nothing is downloaded/],
+    ["push --source Qwen/Qwen3-0.6B", /There is no directory .*Qwen\/Qwen3-0\.6B.*hf download/],
+    ["fleet --url 127.0.0.1:8600", /must begin with http:\/\/ or https:\/\/, such as http:\/\/127\.0\.0\.1:8600/],
+    ["fleet --url localhost:8600", /such as http:\/\/localhost:8600/],
     ["submit --source x --recipe fp4", /Allowed choices are none, fp8-tensor/],
     ["submit --source x --deadline 10", /such as 10m/],
     ["submit --source x --layers-per-job 0", /from 1 to 100000/],
