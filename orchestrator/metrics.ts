@@ -5,6 +5,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { FleetView, ReloadView } from "./contract/reload.js";
 import { openReloadTally, readReloads, type TalliedReloads } from "./reload-tally.js";
+import { VERSION } from "./version.js";
 
 export interface Metrics {
   /** The registry's text and its content type. Succeeds without Redis too: it then shows that Redis is away. */
@@ -25,6 +26,12 @@ export function createMetrics(reloads: TalliedReloads): Metrics {
     help: "1 when Redis answered this scrape",
     registers: [registry],
   });
+  new Gauge({
+    name: "layercast_build_info",
+    help: "1, with the release that this orchestrator runs",
+    labelNames: ["version"] as const,
+    registers: [registry],
+  }).set({ version: VERSION }, 1);
   const requests = new Histogram({
     name: "layercast_http_request_duration_seconds",
     help: "Time from a request's arrival to the end of its answer; long polls and event streams take as long as they lasted",

@@ -25,6 +25,7 @@ export async function joinFleet(rank: Rank): Promise<void> {
       host: rank.host,
       pid: process.pid,
       device: rank.device,
+      version: rank.version,
       threads: rank.core.threads,
       live: arena.liveState(),
       undo: undoOf(rank),

@@ -35,6 +35,8 @@ export interface Rank {
   incarnation: string;
   host: string;
   device: string;
+  /** The release that this process runs. */
+  version: string;
   /** Of the whole fleet. */
   replicas: number;
   tensorParallelSize: number;

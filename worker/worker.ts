@@ -31,6 +31,7 @@ import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
 import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { openPushSessions } from "../orchestrator/reloads/push/session-store.js";
+import { VERSION } from "../orchestrator/version.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice } from "./open-device.js";
@@ -149,6 +150,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     incarnation,
     host: hostname(),
     device: options.device,
+    version: VERSION,
     replicas: options.replicas,
     tensorParallelSize: options.tensorParallelSize,
     expertParallel: options.expertParallel,

@@ -2,6 +2,7 @@
 // Every key carries one hash tag, so that a flow's queues share a slot on Redis Cluster.
 
 import type { ErrorReport } from "./errors.js";
+import { PLAN_FORMAT } from "./plan.js";
 
 export const KEY_PREFIX = "{layercast}";
 
@@ -30,7 +31,7 @@ export const KEYS = {
   /** A reload's Source: JSON, deflated. */
   source: (id: string) => `${KEY_PREFIX}:source:${id}`,
   /** A Layout by its digest: JSON, deflated. */
-  layout: (digest: string) => `${KEY_PREFIX}:layout:${digest}`,
+  layout: (digest: string) => `${KEY_PREFIX}:layout-${PLAN_FORMAT}:${digest}`,
   /** A push session's PushModel: JSON, deflated. */
   pushModel: (id: string) => `${KEY_PREFIX}:push-model:${id}`,
   /** Hash of a push session: what was accepted; all its fields are in reloads/push/session-scripts.ts. */

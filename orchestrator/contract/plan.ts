@@ -158,6 +158,9 @@ export interface Source {
   dtype: StoredDType[];
 }
 
+/** Of layouts and sources as Redis keeps them. Raise it when a field of Layout or Source changes its meaning: others are not read. */
+export const PLAN_FORMAT = 1;
+
 export interface Plan {
   layout: Layout;
   /** sha256 over the layout, hex. */

@@ -326,6 +326,7 @@ export const RankAnswer = Type.Object({
   host: Type.String(),
   pid: Type.Integer(),
   device: Type.String(),
+  version: nullable(Type.String({ description: "The release that its process runs; null: one that does not say" })),
   alive: Type.Boolean({ description: "Registered with the Redis that runs now, its lease valid" }),
   ready: Type.Boolean({ description: "It holds what the fleet has committed" }),
   drained: Type.Boolean({ description: "Its replica is drained: the others do not wait for it" }),

@@ -6,7 +6,7 @@ import { deflate, inflate } from "node:zlib";
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { type Held, KEYS, type RetryPolicy } from "../contract/jobs.js";
-import type { Layout, Plan, Source } from "../contract/plan.js";
+import { type Layout, PLAN_FORMAT, type Plan, type Source } from "../contract/plan.js";
 import { keepLast } from "./keep-last.js";
 
 /** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
@@ -24,6 +24,8 @@ export interface PushPlan {
 
 /** What a reload's hash says of its plan. */
 export interface StoredPlan {
+  /** PLAN_FORMAT of the release that stored it. */
+  format: number;
   layoutDigest: string;
   sourceDigest: string;
   /** Layer indexes, one list a job. */
@@ -36,7 +38,7 @@ export interface StoredPlan {
 }
 
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */
-export type LoadedPlan = Pick<Plan, "layout" | "source"> & StoredPlan;
+export type LoadedPlan = Pick<Plan, "layout" | "source"> & Omit<StoredPlan, "format">;
 
 export interface PlanStore {
   save(reload: string, plan: LoadedPlan): Promise<void>;
@@ -67,7 +69,9 @@ export function openPlanStore(redis: Redis): PlanStore {
       const writes = redis.multi();
       if (isKnown === 0) writes.set(layoutKey, await packed(layout), "NX");
       writes.set(KEYS.source(reload), packedSource);
-      await writes.hset(KEYS.reload(reload), "plan", JSON.stringify(stored satisfies StoredPlan)).exec();
+      await writes
+        .hset(KEYS.reload(reload), "plan", JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan))
+        .exec();
       plans.set(reload, plan);
     },
     async load(content) {
@@ -77,32 +81,39 @@ export function openPlanStore(redis: Redis): PlanStore {
         redis.hget(KEYS.reload(content), "plan"),
         redis.getBuffer(KEYS.source(content)),
       ]);
-      const plan = stored === null ? null : (JSON.parse(stored) as StoredPlan);
-      const source = await unpacked<Source>(packedSource);
-      const layout = plan === null ? null : await loadLayout(plan.layoutDigest);
-      if (plan === null || source === null || layout === null) {
+      const found = stored === null ? null : (JSON.parse(stored) as StoredPlan);
+      if (found !== null && found.format !== PLAN_FORMAT) throw planOfAnotherRelease(content, found.format);
+      const source = found === null ? null : await unpacked<Source>(packedSource);
+      const layout = found === null ? null : await loadLayout(found.layoutDigest);
+      if (found === null || source === null || layout === null) {
         throw new LayercastError(
           "source_gone",
           `the plan of reload ${content} is no longer kept; submit its checkpoint again`,
           { reload: content },
         );
       }
-      return plans.set(content, { ...plan, push: plan.push ?? null, layout, source });
+      const { format: _, ...plan } = found;
+      return plans.set(content, { ...plan, layout, source });
     },
   };
+}
+
+function planOfAnotherRelease(content: string, format: number | undefined): LayercastError {
+  return new LayercastError(
+    "source_gone",
+    `The plan of reload ${content} was stored by another release of Layercast (format ${format ?? "none"}, this release reads ` +
+      `${PLAN_FORMAT}). Submit its checkpoint again.`,
+    { reload: content, format: format ?? null, expected: PLAN_FORMAT },
+  );
 }
 
 const deflated = promisify<string, { level: number }, Buffer>(deflate);
 const inflated = promisify<Buffer, Buffer>(inflate);
 /** Higher levels make it a tenth smaller. */
 const DEFLATE = { level: 1 };
-/** With which every deflated stream begins, and no JSON. */
-const DEFLATED = 0x78;
 
 const packed = (value: Layout | Source): Promise<Buffer> => deflated(JSON.stringify(value), DEFLATE);
 
-/** Null: nothing is stored, or it was by a version that had plans of another kind. */
 async function unpacked<Value>(stored: Buffer | null): Promise<Value | null> {
-  if (stored === null || stored[0] !== DEFLATED) return null;
-  return JSON.parse((await inflated(stored)).toString()) as Value;
+  return stored === null ? null : (JSON.parse((await inflated(stored)).toString()) as Value);
 }

@@ -192,6 +192,7 @@ function viewFleetRank(rank: RankState, state: FleetState, context: Context): Fl
     host: rank.host,
     pid: rank.pid,
     device: rank.device,
+    version: rank.version ?? null,
     alive: isThere(state, rank.key, context),
     ready: state.committed !== null && isLive(rank, state.committed),
     drained: state.drained[rank.replica] !== undefined,

@@ -7,7 +7,7 @@ import { isLoopback } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import type { App } from "./app.js";
 
-const OPEN_ROUTES = new Set(["/", "/dashboard/:file", "/livez", "/readyz", "/openapi.json"]);
+const OPEN_ROUTES = new Set(["/", "/dashboard/:file", "/livez", "/readyz", "/version", "/openapi.json"]);
 const OPEN_PREFIX = "/docs";
 
 export function addAuthorization(app: App, token: string | null): void {

@@ -2,6 +2,7 @@
 
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
+import { VERSION } from "../version.js";
 import type { App } from "./app.js";
 
 /** Before the routes, which it listens to. */
@@ -11,7 +12,7 @@ export async function addOpenApi(app: App): Promise<void> {
       openapi: "3.1.0",
       info: {
         title: "Layercast",
-        version: "1",
+        version: VERSION,
         description:
           "Puts new weights into a running inference fleet: all ranks or none. Errors are RFC 9457 problems with a stable `code`.",
       },

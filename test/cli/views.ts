@@ -119,6 +119,7 @@ export const RANK: FleetView["ranks"][number] = {
   host: "host-a",
   pid: 100,
   device: "cpu",
+  version: "0.1.0",
   alive: true,
   ready: true,
   drained: false,

@@ -3,6 +3,7 @@
 import type { Redis } from "ioredis";
 import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
+import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { type LoadedPlan, openPlanStore } from "../../orchestrator/reloads/plan-store.js";
 import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";
@@ -54,12 +55,17 @@ describe("the plan store", () => {
     expect(await redis.hget(KEYS.reload("r1"), "plan")).not.toContain("model.layers");
   });
 
-  it("takes what an earlier version stored for nothing: the checkpoint is to be submitted again", async () => {
-    const store = openPlanStore(redis);
-    await store.save("r1", plan);
-    for (const key of [KEYS.layout(layoutDigest), KEYS.source("r1")]) await redis.set(key, "{}");
-    expect(await openPlanStore(redis).layout(layoutDigest)).toBeNull();
-    await expect(openPlanStore(redis).load("r1")).rejects.toMatchObject({ code: "source_gone" });
+  it("does not read a plan that another release stored in another format, and says to submit the checkpoint again", async () => {
+    await openPlanStore(redis).save("r1", plan);
+    const { format, ...earlier } = JSON.parse((await redis.hget(KEYS.reload("r1"), "plan")) ?? "{}");
+    expect(format).toBe(PLAN_FORMAT);
+    for (const other of [earlier, { ...earlier, format: PLAN_FORMAT + 1 }]) {
+      await redis.hset(KEYS.reload("r1"), "plan", JSON.stringify(other));
+      await expect(openPlanStore(redis).load("r1")).rejects.toMatchObject({
+        code: "source_gone",
+        message: expect.stringMatching(/another release of Layercast .* Submit its checkpoint again/),
+      });
+    }
     await expect(openPlanStore(redis).load("r2")).rejects.toMatchObject({ code: "source_gone" });
   });
 });

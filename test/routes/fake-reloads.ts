@@ -129,6 +129,7 @@ const rankView = (rank: number): FleetView["ranks"][number] => ({
   host: "host-a",
   pid: 100 + rank,
   device: "cpu",
+  version: "0.1.0",
   alive: true,
   ready: true,
   drained: false,

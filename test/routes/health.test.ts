@@ -1,6 +1,8 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
+import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
+import { PACKAGE } from "../../orchestrator/package-root.js";
 import type { Reloads } from "../../orchestrator/reloads/reloads.js";
 import type { App } from "../../orchestrator/routes/app.js";
 import { committedView, fleetView, rankProgress, rankPush, reloadView, testServer } from "./fake-reloads.js";
@@ -27,6 +29,12 @@ describe("the probes", () => {
     expect(ready.headers["retry-after"]).toBe("1");
   });
 
+  it("the version is package.json's, without a token", async () => {
+    ({ app } = await testServer({}, { token: "secret" }));
+    const { version } = PACKAGE;
+    expect((await app.inject("/version")).json()).toEqual({ version, api: "/v1", plan_format: PLAN_FORMAT });
+  });
+
   it("ready is true with Redis", async () => {
     await serve();
     expect((await app.inject("/readyz")).json()).toEqual({ status: "ready" });
@@ -34,6 +42,11 @@ describe("the probes", () => {
 });
 
 describe("the metrics", () => {
+  it("name the release that runs", async () => {
+    await serve({ ready: async () => true });
+    expect(value(await scrape(), `layercast_build_info{version="${PACKAGE.version}"}`)).toBe("1");
+  });
+
   const later = new Date(Date.now() + 60_000).toISOString();
 
   it("count each reload once when submitted and once when ended, with its phases in seconds", async () => {

@@ -50,6 +50,7 @@ const ROUTES = [
   "POST /v1/fleets/{fleet}/exports",
   "GET /livez",
   "GET /readyz",
+  "GET /version",
   "GET /metrics",
 ];
 

@@ -116,6 +116,7 @@ async function openPart(
     incarnation,
     host: `host ${key}`,
     device: "cpu",
+    version: "0",
     core,
     store: storeOf(sim, process),
     plans,
