@@ -16,6 +16,8 @@ export interface OrchestratorConfig {
   readonly sourceRoots: readonly string[];
   /** Where buckets of pushes are kept: a directory that every orchestrator and worker can read. */
   readonly spoolDirectory: string;
+  /** Hosts that hooks may be sent to; empty: any but link-local and cloud metadata addresses. */
+  readonly hookHosts: readonly string[];
   /** null: the API is open to whoever reaches it, which is why `host` must then be a loopback address. */
   readonly token: string | null;
   readonly logLevel: LogLevel;
@@ -57,6 +59,14 @@ export const SETTINGS = {
     default: ".layercast/spool",
     description: "where buckets of pushes are kept until their reload has ended; every worker must be able to read it",
   },
+  hookHost: {
+    flag: "--hook-host <host...>",
+    env: "LAYERCAST_HOOK_HOSTS",
+    default: null,
+    description:
+      "host that hooks may be sent to: a name, *.DOMAIN, an address or a subnet; repeatable, in the variable separated by ','. " +
+      "None given: any but link-local and cloud metadata addresses",
+  },
   tokenFile: {
     flag: "--token-file <file>",
     env: "LAYERCAST_TOKEN_FILE",
@@ -84,6 +94,7 @@ export interface OrchestratorFlags {
   port?: string;
   sourceRoot?: string | string[];
   spoolDir?: string;
+  hookHost?: string | string[];
   tokenFile?: string;
   logLevel?: string;
 }
@@ -101,8 +112,11 @@ export function readConfig(flags: OrchestratorFlags, env: Environment): Orchestr
     host,
     port: checkPort(given("port") ?? SETTINGS.port.default),
     redisUrl: checkRedisUrl(fromEnv(env, SETTINGS.redisUrl.env)),
-    sourceRoots: Object.freeze(readSourceRoots(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env))),
+    sourceRoots: Object.freeze(
+      readList(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env), ":").map((root) => resolve(root)),
+    ),
     spoolDirectory: resolve(given("spoolDir") ?? SETTINGS.spoolDir.default),
+    hookHosts: Object.freeze(readList(flags.hookHost, fromEnv(env, SETTINGS.hookHost.env), ",")),
     token,
     logLevel: checkLogLevel(given("logLevel") ?? SETTINGS.logLevel.default),
   });
@@ -159,9 +173,9 @@ function checkRedisUrl(url: string | undefined): string {
   );
 }
 
-function readSourceRoots(flag: string | string[] | undefined, variable: string | undefined): string[] {
-  const roots = flag === undefined ? (variable?.split(":") ?? []) : [flag].flat();
-  return roots.filter((root) => root !== "").map((root) => resolve(root));
+function readList(flag: string | string[] | undefined, variable: string | undefined, separator: string): string[] {
+  const entries = flag === undefined ? (variable?.split(separator) ?? []) : [flag].flat();
+  return entries.map((entry) => entry.trim()).filter((entry) => entry !== "");
 }
 
 /** For the worker, whose other settings are its command's options. */

@@ -29,8 +29,9 @@ export async function runOrchestrator(config: OrchestratorConfig): Promise<void>
 
 /** Each thing opened is put on `open`, so that what is there is closed even if the next one fails. */
 async function start(config: OrchestratorConfig, log: Logger, open: (() => Promise<void>)[]): Promise<string> {
-  const { redisUrl, sourceRoots, spoolDirectory, token, host, port } = config;
-  const { reloads, close } = await openReloads({ redisUrl, sourceRoots: [...sourceRoots], spoolDirectory, log });
+  const { redisUrl, spoolDirectory, hookHosts, token, host, port } = config;
+  const sourceRoots = [...config.sourceRoots];
+  const { reloads, close } = await openReloads({ redisUrl, sourceRoots, spoolDirectory, hookHosts, log });
   open.push(close);
   const server = await buildServer({ reloads, log, metrics: createMetrics(reloads), token });
   open.push(() => server.close());

@@ -7,6 +7,9 @@ export interface StreamEvent {
   payload: unknown;
 }
 
+/** An event with a reload's whole record has a few hundred kilobytes. */
+const MAX_LINE = 32 * 2 ** 20;
+
 export async function* parseEventStream(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<StreamEvent> {
   const decoder = new TextDecoder();
   let rest = "";
@@ -15,6 +18,7 @@ export async function* parseEventStream(chunks: AsyncIterable<Uint8Array>): Asyn
   let lines: string[] = [];
   for await (const chunk of chunks) {
     rest += decoder.decode(chunk, { stream: true });
+    if (rest.length > MAX_LINE) throw new Error(`an event stream's line is longer than ${MAX_LINE} characters`);
     // A lone CR at the end may be the first half of CRLF.
     const complete = rest.split(/\r\n|\n|\r(?!$)/);
     rest = complete.pop() ?? "";

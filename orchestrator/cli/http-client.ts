@@ -7,6 +7,7 @@ import type { HooksView } from "../contract/hooks.js";
 import type { BucketView, ExpectedTensorsView } from "../contract/push.js";
 import type { ExportView, FleetView, PlanRequest, PlanView, ReloadView, RollbackRequest } from "../contract/reload.js";
 import { parseEventStream, type StreamEvent } from "./event-stream.js";
+import { chunksOf, type Limit, readText, startLimit } from "./read-answer.js";
 
 /** A submit's body as a client writes it: what is left out, the orchestrator fills in. */
 export interface SubmitDraft {
@@ -64,20 +65,31 @@ export const DEFAULT_URL = "http://127.0.0.1:8600";
 const ANSWER_WITHIN_MS = 60_000;
 /** The orchestrator's own limit for an export is shorter. */
 const EXPORT_WITHIN_MS = 900_000;
+/** The largest are plans and expected tensors of models with 100,000 tensors and more. */
+const MAX_ANSWER_BYTES = 256 * 2 ** 20;
+const MAX_PROBLEM_BYTES = 16 * 2 ** 20;
 
-/** `answerWithinMs`: how long an orchestrator may take to answer; what comes as a stream has no limit. */
+/** `answerWithinMs`: how long an orchestrator may take to answer, and a stream, which has signs of life, may be silent. */
 export function createClient(url: string, token: string | null, answerWithinMs = ANSWER_WITHIN_MS): Client {
   const base = url.replace(/\/+$/, "");
-  const authorization: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
+  // A compressed answer may be far larger than what was sent.
+  const plain: Record<string, string> = { "accept-encoding": "identity" };
+  if (token !== null) plain.authorization = `Bearer ${token}`;
 
-  const request = async (method: string, path: string, body?: unknown, init: RequestInit = {}): Promise<Response> => {
-    const headers: Record<string, string> = { ...authorization, ...(init.headers as Record<string, string>) };
-    if (body !== undefined) headers["content-type"] = "application/json";
-    const sent = { ...init, method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
-    const response = await fetch(base + path, sent).catch((error: unknown) => {
+  const request = async (
+    method: string,
+    path: string,
+    limit: Limit,
+    init: { headers?: Record<string, string>; body?: unknown } = {},
+  ): Promise<Response> => {
+    const headers = { ...plain, ...init.headers };
+    if (init.body !== undefined) headers["content-type"] = "application/json";
+    const body = init.body === undefined ? {} : { body: JSON.stringify(init.body) };
+    const sent = fetch(base + path, { method, headers, ...body, signal: limit.signal });
+    const response = await limit.hold(sent).catch((error: unknown) => {
       throw unreachable(base, error);
     });
-    if (!response.ok) throw await problemOf(response, `${method} ${base}${path}`);
+    if (!response.ok) throw await problemOf(response, `${method} ${base}${path}`, limit);
     return response;
   };
   const ask = async <Answer>(
@@ -86,29 +98,28 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     body?: unknown,
     withinMs = answerWithinMs,
   ): Promise<Answer> => {
-    const response = await request(method, path, body, { signal: AbortSignal.timeout(withinMs) });
-    return (await readJson(response, `${method} ${base}${path}`)) as Answer;
+    const limit = startLimit(withinMs);
+    try {
+      const response = await request(method, path, limit, { body });
+      return (await readJson(response, `${method} ${base}${path}`, limit, MAX_ANSWER_BYTES)) as Answer;
+    } finally {
+      limit.end();
+    }
   };
   const send = async <Answer>(path: string, body: StreamedBody): Promise<Answer> => {
-    const sent = watchedBody(body, answerWithinMs);
-    const headers = {
-      ...authorization,
-      "content-type": "application/octet-stream",
-      "content-length": `${body.sizeBytes}`,
-    };
+    const limit = startLimit(answerWithinMs);
+    const sent = watchedBody(body, limit);
+    const headers = { ...plain, "content-type": "application/octet-stream", "content-length": `${body.sizeBytes}` };
+    const asked = `PUT ${base}${path}`;
     try {
-      const response = await fetch(base + path, {
-        method: "PUT",
-        headers,
-        body: sent.chunks,
-        duplex: "half",
-        signal: sent.signal,
-      });
-      if (!response.ok) throw await problemOf(response, `PUT ${base}${path}`);
-      return (await readJson(response, `PUT ${base}${path}`)) as Answer;
+      const init = { method: "PUT", headers, body: sent.chunks, duplex: "half", signal: limit.signal } as const;
+      const response = await limit.hold(fetch(base + path, init));
+      if (!response.ok) throw await problemOf(response, asked, limit);
+      return (await readJson(response, asked, limit, MAX_ANSWER_BYTES)) as Answer;
     } catch (error) {
       throw error instanceof LayercastError ? error : (sent.failure() ?? unreachable(base, error));
     } finally {
+      limit.end();
       sent.end();
     }
   };
@@ -138,8 +149,8 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     hooks: (fleet) => ask("GET", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`),
     setHooks: (fleet, body) => ask("PUT", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, body),
     clearHooks: async (fleet) => {
-      const signal = AbortSignal.timeout(answerWithinMs);
-      await request("DELETE", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, undefined, { signal });
+      const limit = startLimit(answerWithinMs);
+      await request("DELETE", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, limit).finally(limit.end);
     },
     drain: (fleet, replica) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/replicas/${replica}/drain`),
     exportRank: (fleet, replica, rank) =>
@@ -147,54 +158,51 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     events: async function* (id, afterId, signal) {
       const headers = { accept: "text/event-stream", ...(afterId === null ? {} : { "last-event-id": afterId }) };
       const path = `/v1/reloads/${encodeURIComponent(id)}/events`;
-      const response = await request("GET", path, undefined, { headers, signal });
+      const limit = startLimit(answerWithinMs, signal);
       try {
-        if (response.body !== null) yield* parseEventStream(response.body);
+        const response = await request("GET", path, limit, { headers });
+        yield* parseEventStream(refreshing(chunksOf(response, limit), limit));
       } catch (error) {
-        throw signal.aborted ? error : unreachable(base, error);
+        throw signal.aborted || error instanceof LayercastError ? error : unreachable(base, error);
+      } finally {
+        limit.end();
       }
     },
-    ready: () => {
-      const signal = AbortSignal.timeout(answerWithinMs);
-      return fetch(`${base}/readyz`, { headers: authorization, signal }).then(answersWell, () => false);
-    },
+    ready: () =>
+      ask("GET", "/readyz").then(
+        () => true,
+        () => false,
+      ),
   };
 }
 
-/** The same chunks; the signal says when none has been asked for, nor the answer come, for so long. */
-function watchedBody(body: StreamedBody, withinMs: number) {
-  const stalled = new AbortController();
-  const timer = setTimeout(() => stalled.abort(new Error(`nothing went on for ${withinMs} ms`)), withinMs);
+/** The same chunks; each that is asked for, and their end, begins the limit's time again. */
+function watchedBody(body: StreamedBody, limit: Limit) {
   let failure: unknown = null;
   async function* watched() {
     try {
-      for await (const chunk of body.chunks()) {
-        timer.refresh();
-        yield chunk;
-      }
+      yield* refreshing(body.chunks(), limit);
     } catch (error) {
       failure = error;
       throw error;
     }
-    timer.refresh();
   }
   const chunks = watched();
   return {
     chunks,
-    signal: stalled.signal,
     /** What went wrong while the bytes were made, which is no fault of the connection. */
     failure: () => failure,
-    end() {
-      clearTimeout(timer);
-      // An answer may come before all chunks were asked for.
-      void chunks.return().catch(() => undefined);
-    },
+    /** An answer may come before all chunks were asked for. */
+    end: () => void chunks.return().catch(() => undefined),
   };
 }
 
-async function answersWell(response: Response): Promise<boolean> {
-  await response.body?.cancel();
-  return response.ok;
+async function* refreshing(chunks: AsyncIterable<Uint8Array>, limit: Limit): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) {
+    limit.refresh();
+    yield chunk;
+  }
+  limit.refresh();
 }
 
 /** LAYERCAST_TOKEN, or what the file LAYERCAST_TOKEN_FILE holds. */
@@ -216,8 +224,12 @@ function unreachable(url: string, error: unknown): LayercastError {
   );
 }
 
-async function problemOf(response: Response, asked: string): Promise<LayercastError> {
-  const problem = (await readJson(response, asked)) as { code?: unknown; detail?: unknown; details?: unknown };
+async function problemOf(response: Response, asked: string, limit: Limit): Promise<LayercastError> {
+  const problem = (await readJson(response, asked, limit, MAX_PROBLEM_BYTES)) as {
+    code?: unknown;
+    detail?: unknown;
+    details?: unknown;
+  };
   const details = { ...retryAfterOf(response), ...(isObject(problem.details) ? problem.details : {}) };
   const sentence = typeof problem.detail === "string" ? problem.detail : `${asked} answered ${response.status}`;
   if (isErrorCode(problem.code)) return new LayercastError(problem.code, sentence, details);
@@ -235,20 +247,21 @@ function isErrorCode(code: unknown): code is ErrorCode {
   return typeof code === "string" && Object.hasOwn(ERRORS, code);
 }
 
-async function readJson(response: Response, asked: string): Promise<unknown> {
-  const text = await response.text().catch((error: unknown) => {
+async function readJson(response: Response, asked: string, limit: Limit, maxBytes: number): Promise<unknown> {
+  const text = await readText(response, limit, maxBytes).catch((error: unknown) => {
     throw unreachable(new URL(response.url).origin, error);
   });
+  if (text === null) throw notOurs(response, asked, `more than ${maxBytes} bytes`);
   try {
     const value: unknown = JSON.parse(text);
     if (isObject(value)) return value;
   } catch {
     // Said below.
   }
-  throw new LayercastError(
-    "internal",
-    `${asked} answered ${response.status} with ${response.headers.get("content-type") ?? "no type"} instead of a JSON ` +
-      "object: is a Layercast orchestrator at that URL?",
-    { status: response.status },
-  );
+  throw notOurs(response, asked, response.headers.get("content-type") ?? "no type");
+}
+
+function notOurs({ status }: Response, asked: string, what: string): LayercastError {
+  const sentence = `${asked} answered ${status} with ${what} instead of a JSON object: is a Layercast orchestrator at that URL?`;
+  return new LayercastError("internal", sentence, { status });
 }

@@ -7,6 +7,7 @@ import type { CallEngines } from "./call-engines.js";
 import type { Disk } from "./disk.js";
 import type { FleetStore } from "./fleet-store.js";
 import type { Follower } from "./follow-reload.js";
+import type { HookHosts } from "./hook-hosts.js";
 import type { LoadedPlan, PlanStore } from "./plan-store.js";
 import type { FleetState } from "./protocol/state.js";
 import type { PushSessionStore } from "./push/session-store.js";
@@ -38,6 +39,7 @@ export interface ReloadDeps extends DriveDeps {
   redis: Redis;
   queues: Queues;
   follower: Follower;
+  hookHosts: HookHosts;
   /** Real paths that a source must lie under. */
   sourceRoots: string[];
 }

@@ -7,6 +7,7 @@ import { rankKey } from "../contract/jobs.js";
 import type { FleetView } from "../contract/reload.js";
 import type { ReloadDeps } from "./deps.js";
 import type { FleetSnapshot } from "./fleet-store.js";
+import { requireHookHosts } from "./hook-hosts.js";
 import { hooksOf, viewHooks } from "./hooks-of.js";
 import { setHooks } from "./protocol/engine-transitions.js";
 import { drain } from "./protocol/replica-transitions.js";
@@ -33,6 +34,7 @@ export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
     routable: (name, minWeightVersion) => requireRoutable(deps, name, minWeightVersion),
     async setHooks(fleet, request) {
       const hooks = hooksOf(request);
+      requireHookHosts(deps.hookHosts, hooks);
       await store.transact(fleet, (draft) => setHooks(draft, hooks));
       return viewHooks(hooks);
     },

@@ -12,13 +12,14 @@ import { describePlan } from "../planner/describe-plan.js";
 import { planReload } from "../planner/plan-reload.js";
 import { openQueues } from "../queue/queues.js";
 import { connectRedis } from "../redis.js";
-import { callEngines } from "./call-engines.js";
+import { engineCaller } from "./call-engines.js";
 import type { ReloadDeps } from "./deps.js";
 import { openDisk } from "./disk.js";
 import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
 import { followEvents, openFollower, readUntil } from "./follow-reload.js";
+import { openHookHosts } from "./hook-hosts.js";
 import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
@@ -47,9 +48,12 @@ export async function openReloads(options: {
   sourceRoots: string[];
   /** Where buckets of pushes are kept. */
   spoolDirectory: string;
+  /** Hosts that hooks may be sent to, as openHookHosts() takes them. */
+  hookHosts: readonly string[];
   log: Logger;
 }): Promise<OpenReloads> {
   const { redisUrl, sourceRoots, log } = options;
+  const hookHosts = openHookHosts(options.hookHosts);
   await faultPoint("orchestrator.starting");
   const connections: Redis[] = [];
   const connect = (role: "command" | "patient") => {
@@ -72,7 +76,8 @@ export async function openReloads(options: {
     makePlan: async (request, state, reload) =>
       makePlan(request, state, await readStored(redis, request, reload, sourceRoots)),
     disk: openDisk(redis, () => connect("patient")),
-    callEngines,
+    hookHosts,
+    callEngines: engineCaller(hookHosts),
     sessions: openPushSessions(redis),
     spool: openSpool(options.spoolDirectory),
     spooling: new Map(),

@@ -3,6 +3,9 @@
 import dns from "node:dns";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { gzipSync } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { callEngines, type EngineCall } from "../../orchestrator/reloads/call-engines.js";
@@ -160,7 +163,7 @@ describe("an engine", () => {
     server.listen(0, "127.0.0.1");
   });
 
-  it("that closes the connection without an answer is asked once more, for a kept one may be stale", async () => {
+  it("that closes the connection without an answer is asked once more", async () => {
     answer = (_, response) => void (asked.length === 2 ? response.destroy() : response.end());
     await call(["/pause"]);
     await call(["/pause"]);
@@ -200,6 +203,72 @@ describe("an engine", () => {
     held.get("/slow")?.end();
     expect((await failing).message).toContain("answered 503: no");
   });
+});
+
+describe("the time limit", () => {
+  /** Chunks again and again; resolves with the bytes sent, once the caller has closed the connection. */
+  function endless(response: ServerResponse, chunk: Buffer, everyMs: number): Promise<number> {
+    let sent = 0;
+    response.writeHead(500, { "content-type": "text/plain" });
+    const send = () => {
+      sent += chunk.byteLength;
+      response.write(chunk);
+    };
+    send();
+    const timer = setInterval(send, everyMs);
+    return new Promise((resolve) =>
+      response.once("close", () => {
+        clearInterval(timer);
+        resolve(sent);
+      }),
+    );
+  }
+
+  it("holds while an error's body drips and the garbage collector runs, and ends the connection", async () => {
+    setFlagsFromString("--expose-gc");
+    const gc = runInNewContext("gc") as () => void;
+    const collecting = setInterval(gc, 60);
+    let closed: Promise<number> | null = null;
+    answer = (_, response) => {
+      closed = endless(response, Buffer.from("x"), 20);
+    };
+    const error = await failureOf(call(["/pause"], { timeoutMs: 800 })).finally(() => clearInterval(collecting));
+    expect(error.message).toMatch(/answered 500: x+;/);
+    expect(await closed).toBeGreaterThan(0);
+  });
+
+  it("holds for an engine that sends the head of its answer and no more", async () => {
+    answer = (_, response) => void response.writeHead(500).flushHeaders();
+    expect((await failureOf(call(["/pause"], { timeoutMs: 50 }))).message).toContain("answered 500;");
+  });
+
+  it("is not waited for once enough of an error's body has come: no more of it is taken", async () => {
+    let closed: Promise<number> | null = null;
+    answer = (_, response) => {
+      closed = endless(response, Buffer.alloc(1 << 16, 120), 0);
+    };
+    const error = await failureOf(call(["/pause"], { timeoutMs: 300_000 }));
+    expect(error.message.length).toBeLessThan(400);
+    expect(await closed).toBeLessThan(64 << 20);
+  });
+});
+
+it("no compression is asked for, and none decoded", async () => {
+  answer = (_, response) => response.writeHead(500, { "content-encoding": "gzip" }).end(gzipSync("x".repeat(1 << 20)));
+  expect((await failureOf(call(["/pause"]))).message).toContain("answered 500;");
+  expect(asked[0]?.headers["accept-encoding"]).toBe("identity");
+});
+
+it("an address that a name leads to is judged when it is connected to", async () => {
+  const lookup = vi
+    .spyOn(dns, "lookup")
+    .mockImplementation(((_host: string, _options: unknown, done: unknown) =>
+      (done as (error: null, found: object) => void)(null, [
+        { address: "169.254.169.254", family: 4 },
+      ])) as typeof dns.lookup);
+  const error = await failureOf(call([], { urls: ["http://engine.test/pause"] }));
+  expect(error.message).toContain("169.254.169.254 is a link-local or cloud metadata address");
+  lookup.mockRestore();
 });
 
 it("a resume that fails says that it is tried again", async () => {

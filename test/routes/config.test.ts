@@ -22,6 +22,7 @@ describe("the configuration", () => {
       redisUrl: REDIS.REDIS_URL,
       sourceRoots: [],
       spoolDirectory: resolve(".layercast/spool"),
+      hookHosts: [],
       token: null,
       logLevel: "info",
     });
@@ -35,12 +36,15 @@ describe("the configuration", () => {
       LAYERCAST_PORT: "1",
       LAYERCAST_SOURCE_ROOTS: "/a:/b/../c:",
       LAYERCAST_SPOOL_DIR: "/s/../spool",
+      LAYERCAST_HOOK_HOSTS: "engine-1, 10.0.0.0/8",
       LAYERCAST_TOKEN: "t0k",
       LAYERCAST_LOG_LEVEL: "warn",
     };
     const fromEnv = { host: "::1", port: 1, sourceRoots: ["/a", "/c"], token: "t0k", logLevel: "warn" };
-    expect(readConfig({}, env)).toMatchObject({ ...fromEnv, spoolDirectory: "/spool" });
+    const hookHosts = ["engine-1", "10.0.0.0/8"];
+    expect(readConfig({}, env)).toMatchObject({ ...fromEnv, spoolDirectory: "/spool", hookHosts });
     const flags = { host: "localhost", port: "0", sourceRoot: ["/d", "/e"], spoolDir: "kept", logLevel: "debug" };
+    expect(readConfig({ ...flags, hookHost: ["engine-2"] }, env).hookHosts).toEqual(["engine-2"]);
     const fromFlags = { host: "localhost", port: 0, sourceRoots: ["/d", "/e"], spoolDirectory: resolve("kept") };
     expect(readConfig(flags, env)).toMatchObject({ ...fromFlags, logLevel: "debug" });
   });

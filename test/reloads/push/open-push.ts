@@ -16,6 +16,7 @@ import type { SubmitRequest } from "../../../orchestrator/contract/reload.js";
 import type { ReloadDeps } from "../../../orchestrator/reloads/deps.js";
 import { openFleetStore } from "../../../orchestrator/reloads/fleet-store.js";
 import { openFollower } from "../../../orchestrator/reloads/follow-reload.js";
+import { openHookHosts } from "../../../orchestrator/reloads/hook-hosts.js";
 import { makePlan } from "../../../orchestrator/reloads/make-plan.js";
 import { openPlanStore } from "../../../orchestrator/reloads/plan-store.js";
 import { register } from "../../../orchestrator/reloads/protocol/rank-transitions.js";
@@ -194,6 +195,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     swapsSent: new Map(),
     log: pino({ level: "silent" }),
     queues: queues as ReloadDeps["queues"],
+    hookHosts: openHookHosts([]),
     callEngines: () => Promise.reject(new Error("there are no engines")),
   };
 }
