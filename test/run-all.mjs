@@ -1,5 +1,6 @@
 // `npm test`: every check and test, one step after the other; a step that fails does not keep the next from running.
-// The last line is `N passed, N failed`. Arguments name the steps to run (default: all).
+// The last line is `N passed, N failed`. Arguments name the steps to run (default: all). `--deep` takes all schedules, fuzz inputs and
+// orders of a push instead of a sample of them.
 
 import { spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -125,7 +126,9 @@ function execute(command, args) {
 }
 
 async function main() {
-  const wanted = process.argv.slice(2);
+  const named = process.argv.slice(2);
+  const wanted = named.filter((name) => name !== "--deep");
+  if (wanted.length < named.length) env.LAYERCAST_DEEP = "1";
   const unknown = wanted.filter((name) => !STEPS.some((step) => step.name === name));
   if (unknown.length > 0) {
     console.error(`no such step: ${unknown.join(", ")}; there are ${STEPS.map((step) => step.name).join(", ")}`);
