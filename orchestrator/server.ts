@@ -12,10 +12,12 @@ import type { Metrics } from "./metrics.js";
 import type { Reloads } from "./reloads/reloads.js";
 import type { App } from "./routes/app.js";
 import { addAuthorization } from "./routes/auth.js";
+import { BODY_PACE, type BodyPace } from "./routes/body-progress.js";
 import { addBucketRoutes } from "./routes/buckets.js";
 import { addEventRoutes } from "./routes/events.js";
 import { addFleetRoutes } from "./routes/fleets.js";
 import { addHealthRoutes } from "./routes/health.js";
+import { createHttpServer } from "./routes/http-server.js";
 import { addOpenApi } from "./routes/openapi.js";
 import { addPages } from "./routes/pages.js";
 import { addPlanRoutes } from "./routes/plans.js";
@@ -30,6 +32,7 @@ export interface ServerDeps {
   metrics: Metrics;
   token: string | null;
   heartbeatMs?: number;
+  bodyPace?: BodyPace;
 }
 
 /** Of a body whose route sets no limit of its own; a submit may bring a list of tensors, and a bucket is never held whole. */
@@ -42,6 +45,8 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => randomUUID(),
     bodyLimit: BODY_LIMIT_BYTES,
+    serverFactory: (answer) => createHttpServer(answer, deps.bodyPace ?? BODY_PACE),
+    clientErrorHandler: () => {}, // the server's own answers
     routerOptions: { maxParamLength: 500 },
     // A request that arrives while others end is still answered; its connection is closed after it.
     return503OnClosing: false,

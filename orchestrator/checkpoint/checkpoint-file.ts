@@ -23,6 +23,17 @@ export async function describeFile(path: string): Promise<CheckpointFile> {
   return (await readHeaderBytes(path)).file;
 }
 
+/** How many bytes the header of a file has, before it is read. */
+export async function headerBytesOf(path: string): Promise<number> {
+  const handle = await openRegular(path);
+  try {
+    const { sizeBytes } = await stateOf(handle, path);
+    return readHeaderLength(await readExactly(handle, path, Math.min(HEADER_PREFIX_BYTES, sizeBytes)), sizeBytes, path);
+  } finally {
+    await handle.close();
+  }
+}
+
 /** Returns when the file is as it was when `expected` was made; `source_changed` or `source_not_found` otherwise. */
 export async function verifyFile(expected: CheckpointFile): Promise<void> {
   const found = await describeFile(expected.path);

@@ -22,6 +22,7 @@ export const ERRORS = {
   nothing_to_roll_back: { status: 409, retryable: false, title: "That weight version cannot be brought back" },
   not_routable: { status: 409, retryable: true, title: "The fleet must not be routed to" },
   reload_in_progress: { status: 409, retryable: true, title: "Another reload is in progress" },
+  request_timeout: { status: 408, retryable: true, title: "The request did not arrive in time" },
   backpressure: { status: 429, retryable: true, title: "Too much is waiting already" },
   session_closed: { status: 409, retryable: false, title: "The push session takes nothing more" },
 

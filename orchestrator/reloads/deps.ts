@@ -10,6 +10,7 @@ import type { Follower } from "./follow-reload.js";
 import type { HookHosts } from "./hook-hosts.js";
 import type { LoadedPlan, PlanStore } from "./plan-store.js";
 import type { FleetState } from "./protocol/state.js";
+import type { HeaderRoom } from "./push/header-room.js";
 import type { PushSessionStore } from "./push/session-store.js";
 import type { Spool } from "./push/spool.js";
 import type { RecordStore, StoredRequest } from "./record-store.js";
@@ -40,6 +41,7 @@ export interface ReloadDeps extends DriveDeps {
   queues: Queues;
   follower: Follower;
   hookHosts: HookHosts;
+  headerRoom: HeaderRoom;
   /** Real paths that a source must lie under. */
   sourceRoots: string[];
 }

@@ -24,6 +24,7 @@ import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.j
 import { openPlanStore } from "./plan-store.js";
 import { cancel } from "./protocol/reload-transitions.js";
 import { isTerminal } from "./protocol/state.js";
+import { openHeaderRoom } from "./push/header-room.js";
 import { pushAnswers, viewPush } from "./push/push-answers.js";
 import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
 import { openPushSessions } from "./push/session-store.js";
@@ -77,6 +78,7 @@ export async function openReloads(options: {
       makePlan(request, state, await readStored(redis, request, reload, sourceRoots)),
     disk: openDisk(redis, () => connect("patient")),
     hookHosts,
+    headerRoom: openHeaderRoom(),
     callEngines: engineCaller(hookHosts),
     sessions: openPushSessions(redis),
     spool: openSpool(options.spoolDirectory),

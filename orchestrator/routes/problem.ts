@@ -29,16 +29,24 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
 
 export function problemFrom(error: unknown, request: FastifyRequest): Problem {
   const known = toLayercastError(error, request);
-  const row = ERRORS[known.code];
+  return problemOf(known, frameworkStatus(error) ?? ERRORS[known.code].status, request.url.split("?", 1)[0] ?? "/");
+}
+
+export function problemOf(
+  { code, message, retryable, details }: LayercastError,
+  status: number,
+  instance: string,
+): Problem {
+  const { title } = ERRORS[code];
   return {
-    type: problemType(known.code),
-    title: row.title,
-    status: frameworkStatus(error) ?? row.status,
-    detail: known.message,
-    instance: request.url.split("?", 1)[0] ?? "/",
-    code: known.code,
-    retryable: known.retryable,
-    details: { ...known.details },
+    type: problemType(code),
+    title,
+    status,
+    detail: message,
+    instance,
+    code,
+    retryable,
+    details: { ...details },
   };
 }
 

@@ -8,6 +8,7 @@ import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orches
 import { createMetrics } from "../../orchestrator/metrics.js";
 import type { ReloadEvent, Reloads } from "../../orchestrator/reloads/reloads.js";
 import type { App } from "../../orchestrator/routes/app.js";
+import type { BodyPace } from "../../orchestrator/routes/body-progress.js";
 import { buildServer } from "../../orchestrator/server.js";
 
 export const rankProgress = (rank: number, fields: Partial<RankProgress> = {}): RankProgress => ({
@@ -228,7 +229,7 @@ export interface TestServer {
 
 export async function testServer(
   own: Partial<Reloads> = {},
-  options: { token?: string; heartbeatMs?: number } = {},
+  options: { token?: string; heartbeatMs?: number; bodyPace?: BodyPace } = {},
 ): Promise<TestServer> {
   const logged: Record<string, unknown>[] = [];
   const lines = new Writable({
@@ -244,6 +245,7 @@ export async function testServer(
     metrics: createMetrics(reloads),
     token: options.token ?? null,
     ...(options.heartbeatMs === undefined ? {} : { heartbeatMs: options.heartbeatMs }),
+    ...(options.bodyPace === undefined ? {} : { bodyPace: options.bodyPace }),
   });
   return { app, logged, behave: (now) => Object.assign(reloads, fakeReloads(now)) };
 }

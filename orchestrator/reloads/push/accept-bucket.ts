@@ -2,7 +2,7 @@
 // same bucket sent again is the same bucket; anything else that brings rows a second time is refused by name.
 
 import type { Readable } from "node:stream";
-import { readCheckpointFile } from "../../checkpoint/checkpoint-file.js";
+import { describeFile, headerBytesOf, readCheckpointFile } from "../../checkpoint/checkpoint-file.js";
 import type { SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
 import { pathOfUri, resolveAllowed, resolveRoots } from "../../checkpoint/source-path.js";
 import { LayercastError } from "../../contract/errors.js";
@@ -21,12 +21,17 @@ import { passOn } from "./tend-session.js";
 export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immutable }: BucketRequest): Promise<number> {
   const push = await pushOf(deps, reload);
   const path = await resolveAllowed(pathOfUri(uri), await resolveRoots(deps.sourceRoots));
-  const { file, header } = await readCheckpointFile(path);
-  const held = piecesOf(header, push.expected, path);
-  const came: Came = { number: null, file, header, held, immutable, spooled: false };
-  const sequence = await settle(deps, push, came, await offer(deps, push, came));
-  await goOn(deps, push);
-  return sequence;
+  const giveBack = deps.headerRoom.take(await headerBytesOf(path), path);
+  try {
+    const { file, header } = await readCheckpointFile(path);
+    const held = piecesOf(header, push.expected, path);
+    const came: Came = { number: null, file, header, held, immutable, spooled: false };
+    const sequence = await settle(deps, push, came, await offer(deps, push, came));
+    await goOn(deps, push);
+    return sequence;
+  } finally {
+    giveBack();
+  }
 }
 
 /** A body: it is refused by name before it has come whole, and what has come of a refused one is given up. */
@@ -38,12 +43,32 @@ export async function acceptBody(
   sizeBytes: number,
 ): Promise<number> {
   const push = await pushOf(deps, reload);
-  const name = `bucket ${number}`;
-  const { header, whole } = await readHeaderFirst(body, sizeBytes, name);
-  const held = piecesOf(header, push.expected, name);
   await requireRoom(deps, push, number);
+  const name = `bucket ${number}`;
+  let giveBack = () => {};
+  const takeRoom = (headerBytes: number) => {
+    giveBack = deps.headerRoom.take(headerBytes, name);
+  };
+  try {
+    const incoming = await readHeaderFirst(body, sizeBytes, name, takeRoom);
+    return await receiveBody(deps, push, { ...incoming, number, sizeBytes });
+  } finally {
+    giveBack();
+  }
+}
+
+interface IncomingBody {
+  number: number;
+  header: SafetensorsHeader;
+  whole: AsyncIterable<Uint8Array>;
+  sizeBytes: number;
+}
+
+async function receiveBody(deps: ReloadDeps, push: TakingPush, { number, header, whole, sizeBytes }: IncomingBody) {
+  const reload = push.record.id;
+  const held = piecesOf(header, push.expected, `bucket ${number}`);
   const path = await deps.spool.receive(reload, touching(deps, reload, whole), sizeBytes);
-  const { file } = await readCheckpointFile(path);
+  const file = await describeFile(path);
   const came: Came = { number, file, header, held, immutable: true, spooled: true };
   // If this throws, the session may have the bucket all the same: then its file must stay, and goes with the reload.
   const accepted = await offer(deps, push, came);

@@ -9,12 +9,25 @@ import {
 } from "../../checkpoint/safetensors-header.js";
 import { LayercastError } from "../../contract/errors.js";
 
-/** `whole` gives all of the body, the header included. */
+/** `whole` gives all of the body, the header included. `takeRoom` is asked before a header of so many bytes is read. */
 export async function readHeaderFirst(
   body: Readable,
   sizeBytes: number,
   name: string,
+  takeRoom: (headerBytes: number) => void,
 ): Promise<{ header: SafetensorsHeader; whole: AsyncIterable<Uint8Array> }> {
+  const late = setTimeout(() => body.destroy(headerLate(name)), HEADER_WITHIN_MS);
+  try {
+    return await readWithRoom(body, sizeBytes, name, takeRoom);
+  } finally {
+    clearTimeout(late);
+  }
+}
+
+/** While it comes it takes room that other buckets may need. */
+const HEADER_WITHIN_MS = 60_000;
+
+async function readWithRoom(body: Readable, sizeBytes: number, name: string, takeRoom: (headerBytes: number) => void) {
   const chunks = body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
   const first: Buffer[] = [];
   let bytes = 0;
@@ -29,6 +42,7 @@ export async function readHeaderFirst(
   };
   const prefix = await read(Math.min(HEADER_PREFIX_BYTES, sizeBytes));
   const length = readHeaderLength(prefix.subarray(0, HEADER_PREFIX_BYTES), sizeBytes, name);
+  takeRoom(length);
   const headerBytes = (await read(HEADER_PREFIX_BYTES + length)).subarray(0, HEADER_PREFIX_BYTES + length);
   return { header: parseSafetensorsHeader(headerBytes, sizeBytes, name), whole: all() };
 
@@ -36,6 +50,14 @@ export async function readHeaderFirst(
     yield* first;
     for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield next.value;
   }
+}
+
+function headerLate(name: string): LayercastError {
+  return new LayercastError(
+    "request_timeout",
+    `the header of ${name} did not come within ${HEADER_WITHIN_MS} ms; send the bucket again, or its tensors in several`,
+    { within_ms: HEADER_WITHIN_MS },
+  );
 }
 
 function endsEarly(name: string, expected: number, found: number): LayercastError {

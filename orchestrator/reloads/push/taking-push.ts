@@ -59,9 +59,11 @@ async function expectedBy({ redis, plans }: ReloadDeps, reload: string): Promise
   return known.set(reload, { layout, dtypes: source.dtype, byName, skipped });
 }
 
+/** A push that failed says why: whoever sends its buckets may look at nothing else. */
 export function closed(record: ReloadRecord): LayercastError {
-  const why = isTerminal(record) ? `is ${record.state}` : "is finished";
-  return new LayercastError("session_closed", `reload ${record.id} ${why} and takes no buckets; open another push`, {
-    state: record.state,
-  });
+  const { id, state, error } = record;
+  const what = isTerminal(record) ? state : "finished";
+  const why = error === null ? "" : ` (${error.code}: ${error.message})`;
+  const sentence = `reload ${id} is ${what}${why} and takes no buckets; open another push`;
+  return new LayercastError("session_closed", sentence, { state, ...(error === null ? {} : { error }) });
 }

@@ -6,7 +6,7 @@ import { Readable } from "node:stream";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it } from "vitest";
 import type { ErrorCode } from "../../../orchestrator/contract/errors.js";
-import { cancel } from "../../../orchestrator/reloads/protocol/reload-transitions.js";
+import { cancel, fail } from "../../../orchestrator/reloads/protocol/reload-transitions.js";
 import { acceptBody } from "../../../orchestrator/reloads/push/accept-bucket.js";
 import { finishSession } from "../../../orchestrator/reloads/push/finish-push.js";
 import { buildSafetensors } from "../../checkpoint/build-safetensors.js";
@@ -174,6 +174,16 @@ describe.each(WAYS)("%s", (way) => {
     await push.deps.store.transact(FLEET, (draft, { now }) => cancel(draft, push.id, now));
     const details = await refused(push, late, "session_closed", /is cancelled and takes no buckets/);
     expect(details).toEqual({ state: "cancelled" });
+  });
+
+  it("is refused with the reason when its push has failed", async () => {
+    const push = await world.open();
+    const error = { code: "layout_changed", message: "another layout", retryable: false, details: {} } as const;
+    const { epoch } = await push.record();
+    await push.deps.store.transact(FLEET, (draft, { now }) => fail(draft, push.id, epoch ?? 0, error, now));
+    const sending = () => send(push, way, bucketBytes([NORM]), 0);
+    const details = await refused(push, sending, "session_closed", /is failed \(layout_changed: another layout\)/);
+    expect(details).toEqual({ state: "failed", error });
   });
 });
 

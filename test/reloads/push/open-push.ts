@@ -22,6 +22,7 @@ import { openPlanStore } from "../../../orchestrator/reloads/plan-store.js";
 import { register } from "../../../orchestrator/reloads/protocol/rank-transitions.js";
 import type { FleetState, ReloadRecord } from "../../../orchestrator/reloads/protocol/state.js";
 import { acceptBody, acceptFile } from "../../../orchestrator/reloads/push/accept-bucket.js";
+import { openHeaderRoom } from "../../../orchestrator/reloads/push/header-room.js";
 import { declaredCheckpoint, loadPushModel } from "../../../orchestrator/reloads/push/push-model.js";
 import { openPushSessions } from "../../../orchestrator/reloads/push/session-store.js";
 import { openSpool } from "../../../orchestrator/reloads/push/spool.js";
@@ -196,6 +197,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     log: pino({ level: "silent" }),
     queues: queues as ReloadDeps["queues"],
     hookHosts: openHookHosts([]),
+    headerRoom: openHeaderRoom(),
     callEngines: () => Promise.reject(new Error("there are no engines")),
   };
 }
