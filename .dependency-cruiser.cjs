@@ -87,9 +87,10 @@ module.exports = {
       [
         contract,
         "^orchestrator/(checkpoint|cli)/",
-        "^orchestrator/(owned-process|redis-server|package-root|version)\\.ts$",
+        "^orchestrator/(owned-process|redis-server|package-root|token|version)\\.ts$",
+        "^native/native\\.ts$",
       ],
-      "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes",
+      "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes, and look whether the core is there first",
       ["^orchestrator/cli/(orchestrator|worker)\\.ts$"],
     ),
     only(

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Makes this checkout ready to run: tools, npm packages, native core, compiled TypeScript. Does only what is not done yet and
-# says each thing it does in one line. `--dev` adds what the tests need. Safe to run again, from anywhere, and twice at once.
+# says each thing it does in one line. `--dev` adds the tools that the tests need. Safe to run again, from anywhere, and twice at once.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 log="$root/.layercast/setup.log"
-packages=demo
-[ "${1:-}" = "--dev" ] && packages=dev
+for_tests=no
+[ "${1:-}" = "--dev" ] && for_tests=yes
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -37,7 +37,7 @@ missing_tools() {
   command -v make >/dev/null || command -v ninja >/dev/null || tools="$tools make"
   [ -n "${REDIS_URL:-}" ] || command -v valkey-server >/dev/null || command -v redis-server >/dev/null ||
     tools="$tools redis-server"
-  [ "$packages" != dev ] || command -v python3 >/dev/null || tools="$tools python3"
+  [ "$for_tests" = no ] || command -v python3 >/dev/null || tools="$tools python3"
   printf '%s' "${tools# }"
 }
 
@@ -83,21 +83,16 @@ apt_install() {
   esac
 }
 
+# Those of development too: the compiler of TypeScript is one of them.
 install_packages() {
   local stamp=node_modules/.layercast-setup digest
   digest=$(cat package-lock.json .npmrc | digest_of)
-  if stamp_is "$stamp" "dev $digest" || stamp_is "$stamp" "$packages $digest"; then return 0; fi
+  if stamp_is "$stamp" "$digest"; then return 0; fi
   # The versions are the lock file's. `npm ci` would do the same, but refuses where a registry lacks a package for some other
-  # platform that the lock file therefore cannot name.
-  local install=(npm install --no-save --ignore-scripts --no-audit --no-fund)
-  if [ "$packages" = dev ]; then
-    say "installing npm packages, those of the tests too (npm install)"
-    quietly "${install[@]}" --include=dev
-  else
-    say "installing npm packages (npm install)"
-    quietly "${install[@]}" --omit=dev
-  fi
-  printf '%s' "$packages $digest" >"$stamp"
+  # platform that the lock file names.
+  say "installing npm packages (npm install)"
+  quietly npm install --no-save --ignore-scripts --no-audit --no-fund --include=dev
+  printf '%s' "$digest" >"$stamp"
 }
 
 build_native() {
@@ -106,7 +101,7 @@ build_native() {
     "${CXX:-c++}" --version 2>/dev/null | head -n 1
     command -v nvcc || true
     cat package-lock.json
-    find native/CMakeLists.txt native/package.json native/src test/native/stand_in* -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    find native/CMakeLists.txt native/build.mjs native/package.json native/src test/native/stand_in* -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
   } | digest_of)
   if stamp_is "$stamp" "$digest" && [ -f native/build/Release/layercast.node ]; then return 0; fi
   say "building the native core (npm run build:native)"

@@ -3,6 +3,7 @@
 // work on the core's own threads; none of it runs on the JS thread or in the libuv pool.
 
 import { createRequire } from "node:module";
+import { buildCommand, findCore, missingCoreWords, rootOf } from "./core-file.js";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
 export const NATIVE_ABI = 4;
@@ -285,18 +286,35 @@ export function isNativeError(error: unknown): error is NativeError {
   return error instanceof Error && (NATIVE_ERRORS as readonly unknown[]).includes((error as { code?: unknown }).code);
 }
 
-/** Loads the addon that `npm run build:native` made; says what to type when it is not there or of another build. */
-export function loadNative(): NativeCore {
-  const require = createRequire(import.meta.url);
-  for (const root of ["..", "../.."]) {
-    try {
-      const core = require(`${root}/native/build/Release/layercast.node`) as NativeCore;
-      if (core.abi !== NATIVE_ABI)
-        throw new Error(`the native core has ABI ${core.abi}, this program ${NATIVE_ABI}: run npm run build:native`);
-      return core;
-    } catch (error) {
-      if ((error as { code?: string }).code !== "MODULE_NOT_FOUND") throw error;
-    }
+const CORE_UNUSABLE = "NATIVE_CORE_UNUSABLE";
+
+/** Loads the addon; an error that `isCoreUnusable` says in its message what to type. */
+export function loadNative(root = rootOf(import.meta.dirname)): NativeCore {
+  const path = findCore(root);
+  if (path === null) throw unusable(missingCoreWords(root));
+  const core = openAddon(path, root);
+  if (core.abi === NATIVE_ABI) return core;
+  throw unusable(
+    `The native core at ${path} has ABI ${core.abi} and this program ${NATIVE_ABI}, so they are of two versions. Build it again with \`${buildCommand(root)}\`.`,
+  );
+}
+
+function openAddon(path: string, root: string): NativeCore {
+  try {
+    return createRequire(import.meta.url)(path) as NativeCore;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw unusable(
+      `The native core at ${path} cannot be loaded here (${reason}). Build it again with \`${buildCommand(root)}\`.`,
+    );
   }
-  throw new Error("the native core is not built: run npm run build:native");
+}
+
+function unusable(message: string): Error {
+  return Object.assign(new Error(message), { code: CORE_UNUSABLE });
+}
+
+/** Whether the core is missing, of another version or not for this machine: starting again cannot help. */
+export function isCoreUnusable(error: unknown): error is Error {
+  return error instanceof Error && (error as { code?: unknown }).code === CORE_UNUSABLE;
 }

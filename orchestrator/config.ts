@@ -2,10 +2,10 @@
 // with its flag, variable, default and check; a flag wins over a variable, an empty variable counts as not set.
 // What carries a secret (REDIS_URL, the token) has no flag: a flag can be read in the machine's process list.
 
-import { readFileSync } from "node:fs";
 import { BlockList, isIP } from "node:net";
 import { resolve } from "node:path";
 import { LayercastError } from "./contract/errors.js";
+import { readToken, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE } from "./token.js";
 
 export interface OrchestratorConfig {
   readonly host: string;
@@ -69,7 +69,7 @@ export const SETTINGS = {
   },
   tokenFile: {
     flag: "--token-file <file>",
-    env: "LAYERCAST_TOKEN_FILE",
+    env: TOKEN_FILE_VARIABLE,
     default: null,
     description: "file that holds the bearer token callers must send",
   },
@@ -79,7 +79,7 @@ export const SETTINGS = {
     default: "info",
     description: `one of ${LOG_LEVELS.join(", ")}`,
   },
-  token: { flag: null, env: "LAYERCAST_TOKEN", default: null, description: "the bearer token itself" },
+  token: { flag: null, env: TOKEN_VARIABLE, default: null, description: "the bearer token itself" },
   redisUrl: {
     flag: null,
     env: "REDIS_URL",
@@ -106,7 +106,7 @@ export function readConfig(flags: OrchestratorFlags, env: Environment): Orchestr
     flags[name] ?? fromEnv(env, SETTINGS[name].env) ?? SETTINGS[name].default;
 
   const host = given("host") ?? SETTINGS.host.default;
-  const token = readToken(fromEnv(env, SETTINGS.token.env), given("tokenFile"));
+  const token = readToken(fromEnv(env, SETTINGS.token.env) ?? null, given("tokenFile"));
   refuseOpenBind(host, token);
   return Object.freeze({
     host,
@@ -187,31 +187,4 @@ function checkLogLevel(level: string): LogLevel {
   const known = LOG_LEVELS.find((name) => name === level);
   if (known !== undefined) return known;
   throw new LayercastError("invalid_request", `the log level is '${level}': give one of ${LOG_LEVELS.join(", ")}`);
-}
-
-function readToken(variable: string | undefined, file: string | null): string | null {
-  if (variable !== undefined && file !== null) {
-    throw new LayercastError(
-      "invalid_request",
-      `both ${SETTINGS.token.env} and a token file are given: give one of them`,
-    );
-  }
-  const token = file === null ? (variable ?? null) : readTokenFile(file);
-  if (token === null || TOKEN.test(token)) return token;
-  throw new LayercastError(
-    "invalid_request",
-    "the token must be one or more of A-Z a-z 0-9 - . _ ~ + / with '=' only at its end, as an Authorization header carries it",
-  );
-}
-
-/** RFC 6750's b68token. */
-const TOKEN = /^[A-Za-z0-9._~+/-]+=*$/;
-
-function readTokenFile(file: string): string {
-  try {
-    return readFileSync(file, "utf8").trim();
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new LayercastError("invalid_request", `the token file cannot be read: ${reason}`, { file }, error);
-  }
 }

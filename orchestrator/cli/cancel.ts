@@ -10,7 +10,7 @@ export function addCancel(program: Command, context: CommandContext): void {
     .description("cancel a reload that is not decided yet; the old weights stay live")
     .argument("<id>", "the reload");
   addHttpOptions(command).action(async (id: string, options: HttpOptions) => {
-    const reload = await clientOf(options, context.terminal).cancel(id);
+    const reload = await clientOf(options, context).cancel(id);
     printAnswer(context.terminal, options, reload, () => [reloadSentence(reload)]);
   });
 }

@@ -6,10 +6,11 @@ import { pathToFileURL } from "node:url";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { downloadAdvice } from "../checkpoint/source-path.js";
 import { LayercastError } from "../contract/errors.js";
-import type { ReloadView } from "../contract/reload.js";
+import { MAX_NAME_LENGTH, NAME_PATTERN, type ReloadView } from "../contract/reload.js";
+import { tokenOf } from "../token.js";
 import { followReload, screenOf } from "./follow.js";
 import { reloadLines, reloadSentence } from "./format.js";
-import { type Client, createClient, DEFAULT_URL, readToken } from "./http-client.js";
+import { type Client, createClient, DEFAULT_URL } from "./http-client.js";
 import type { Terminal } from "./terminal.js";
 
 /** What every command gets; it sets the exit code, the program ends when nothing is left to do. */
@@ -31,11 +32,22 @@ export function addHttpOptions(command: Command): Command {
     .option("--json", "print JSON for machines");
 }
 
-export function clientOf(options: HttpOptions, { env }: Terminal): Client {
-  const { LAYERCAST_URL: ofEnvironment = "" } = env;
-  const wrong = options.url === undefined && ofEnvironment !== "" ? wrongUrl(ofEnvironment) : null;
-  if (wrong !== null) throw new LayercastError("invalid_request", `LAYERCAST_URL is ${ofEnvironment}. ${wrong}`);
-  return createClient(options.url ?? (ofEnvironment || DEFAULT_URL), readToken(env));
+/** A URL or a token that cannot be one is wrong usage, before anything is sent. */
+export function clientOf(options: HttpOptions, context: CommandContext): Client {
+  const { env } = context.terminal;
+  try {
+    return createClient(options.url ?? urlOf(env), tokenOf(env));
+  } catch (error) {
+    context.exitCode = EXIT.usage;
+    throw error;
+  }
+}
+
+function urlOf({ LAYERCAST_URL: url = "" }: Terminal["env"]): string {
+  if (url === "") return DEFAULT_URL;
+  const wrong = wrongUrl(url);
+  if (wrong !== null) throw new LayercastError("invalid_request", `LAYERCAST_URL is ${url}. ${wrong}`, { url });
+  return url;
 }
 
 function urlOption(url: string): string {
@@ -49,6 +61,22 @@ function wrongUrl(url: string): string | null {
   if (URL.canParse(url) && ["http:", "https:"].includes(new URL(url).protocol)) return null;
   const withScheme = `http://${url}`;
   return `It must begin with http:// or https://${URL.canParse(withScheme) && !url.includes("://") ? `, such as ${withScheme}` : ""}.`;
+}
+
+const required = new WeakSet<Option>();
+
+/** An option that must be given. What was typed and is unknown is said first, so it is not commander that asks for it. */
+export function requiredOption(flags: string, description: string): Option {
+  const option = new Option(flags, description);
+  required.add(option);
+  return option;
+}
+
+export function refuseMissingOptions(command: Command): void {
+  const missing = command.options.find(
+    (option) => required.has(option) && command.getOptionValue(option.attributeName()) === undefined,
+  );
+  if (missing !== undefined) command.error(`error: required option '${missing.flags}' not specified`);
 }
 
 /** JSON when asked for, lines for people otherwise. */
@@ -106,6 +134,16 @@ export function integerFrom(least: number, most: number): (text: string) => numb
     if (/^-?\d+$/.test(text) && value >= least && value <= most) return value;
     throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
   };
+}
+
+const NAME = new RegExp(NAME_PATTERN);
+
+/** As the API takes it: it ends in keys and in names of directories. */
+export function parseName(text: string): string {
+  if (NAME.test(text) && text.length <= MAX_NAME_LENGTH) return text;
+  throw new InvalidArgumentError(
+    "It must be of letters, digits, '.', '_' and '-', begin with a letter or a digit, and have at most 100 characters.",
+  );
 }
 
 const UNIT_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 } as const;

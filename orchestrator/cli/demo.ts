@@ -16,6 +16,7 @@ import { followReload, screenOf } from "./follow.js";
 import { fleetLines, phaseTable, reloadSentence } from "./format.js";
 import { type LocalFleet, startLocalFleet } from "./local-fleet.js";
 import type { Terminal } from "./terminal.js";
+import { refusingWrongUse, requireNativeCore } from "./wrong-use.js";
 
 /** In a Redis that others may use too, a name that no fleet of theirs has. */
 const FLEET = `demo-${process.pid}`;
@@ -31,7 +32,12 @@ export function addDemo(program: Command, context: CommandContext): void {
     .command("demo")
     .description("start a fleet, reload the shipped checkpoint three times, roll back, check every byte, stop")
     .option("--device <device>", "what the workers run on: cpu, or cuda:N for a GPU that they share", "cpu")
-    .action(({ device }: { device: string }) => runDemo(context, device));
+    .action(({ device }: { device: string }) =>
+      refusingWrongUse(context, () => {
+        requireNativeCore();
+        return runDemo(context, device);
+      }),
+    );
 }
 
 async function runDemo(context: CommandContext, device: string): Promise<void> {

@@ -8,6 +8,7 @@ import {
   type HttpOptions,
   integerFrom,
   printAnswer,
+  requiredOption,
 } from "./command.js";
 import { fleetLines } from "./format.js";
 
@@ -21,9 +22,11 @@ export function addDrain(program: Command, context: CommandContext): void {
     .command("drain")
     .description("go on without a replica; it is back once its workers were started again and have caught up")
     .option("--fleet <name>", "the fleet", "default")
-    .requiredOption("--replica <number>", "the replica, counted from 0", integerFrom(0, 1_000_000));
+    .addOption(
+      requiredOption("--replica <number>", "the replica, counted from 0").argParser(integerFrom(0, 1_000_000)),
+    );
   addHttpOptions(command).action(async (options: DrainOptions) => {
-    const fleet = await clientOf(options, context.terminal).drain(options.fleet, options.replica);
+    const fleet = await clientOf(options, context).drain(options.fleet, options.replica);
     printAnswer(context.terminal, options, fleet, () => fleetLines(fleet));
   });
 }

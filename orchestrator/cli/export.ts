@@ -13,6 +13,7 @@ import {
   type HttpOptions,
   integerFrom,
   printAnswer,
+  requiredOption,
 } from "./command.js";
 import { formatBytes } from "./format.js";
 
@@ -29,10 +30,10 @@ export function addExport(program: Command, context: CommandContext): void {
     .description("write a rank's live kernel tensors as a safetensors file")
     .option("--fleet <name>", "the fleet", "default")
     .option("--replica <number>", "the replica", integerFrom(0, 1_000_000), 0)
-    .requiredOption("--rank <number>", "the rank", integerFrom(0, 1_000_000))
-    .requiredOption("--out <file>", "where to write; an existing file is replaced");
+    .addOption(requiredOption("--rank <number>", "the rank").argParser(integerFrom(0, 1_000_000)))
+    .addOption(requiredOption("--out <file>", "where to write; an existing file is replaced"));
   addHttpOptions(command).action(async (options: ExportOptions) => {
-    const answer = await clientOf(options, context.terminal).exportRank(options.fleet, options.replica, options.rank);
+    const answer = await clientOf(options, context).exportRank(options.fleet, options.replica, options.rank);
     const path = await fetchExport(answer, options.out);
     const words = `${path}: ${formatBytes(answer.bytes)}, weight version ${answer.weight_version}`;
     printAnswer(context.terminal, options, { ...answer, path }, () => [words]);

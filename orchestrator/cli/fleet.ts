@@ -7,7 +7,7 @@ import { fleetLines } from "./format.js";
 export function addFleet(program: Command, context: CommandContext): void {
   const command = program.command("fleet").description("show one fleet, or all").argument("[name]", "the fleet");
   addHttpOptions(command).action(async (name: string | undefined, options: HttpOptions) => {
-    const client = clientOf(options, context.terminal);
+    const client = clientOf(options, context);
     if (name !== undefined) {
       const fleet = await client.fleet(name);
       return printAnswer(context.terminal, options, fleet, () => fleetLines(fleet));

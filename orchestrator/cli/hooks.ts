@@ -43,7 +43,7 @@ export function addHooks(program: Command, context: CommandContext): void {
     refuseMisuse(command, action, options);
     const { fleet } = options;
     const { terminal } = context;
-    const client = clientOf(options, terminal);
+    const client = clientOf(options, context);
     if (action === "clear") {
       await client.clearHooks(fleet);
       return printAnswer(terminal, options, null, () => [`fleet ${fleet} has no hooks`]);

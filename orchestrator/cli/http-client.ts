@@ -1,7 +1,6 @@
 // The orchestrator's REST API as functions: the only place of the CLI that speaks HTTP. An answer that is not 2xx becomes
 // the LayercastError that it describes.
 
-import { readFileSync } from "node:fs";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import type { HooksView } from "../contract/hooks.js";
 import type { BucketView, ExpectedTensorsView } from "../contract/push.js";
@@ -203,13 +202,6 @@ async function* refreshing(chunks: AsyncIterable<Uint8Array>, limit: Limit): Asy
     yield chunk;
   }
   limit.refresh();
-}
-
-/** LAYERCAST_TOKEN, or what the file LAYERCAST_TOKEN_FILE holds. */
-export function readToken(env: Readonly<Record<string, string | undefined>>): string | null {
-  if (env.LAYERCAST_TOKEN !== undefined && env.LAYERCAST_TOKEN !== "") return env.LAYERCAST_TOKEN;
-  const file = env.LAYERCAST_TOKEN_FILE;
-  return file === undefined || file === "" ? null : readFileSync(file, "utf8").trim();
 }
 
 function unreachable(url: string, error: unknown): LayercastError {

@@ -2,8 +2,8 @@
 
 import type { Command } from "commander";
 import { type OrchestratorFlags, readConfig, SETTINGS } from "../config.js";
-import { LayercastError } from "../contract/errors.js";
-import { type CommandContext, EXIT } from "./command.js";
+import type { CommandContext } from "./command.js";
+import { refusingWrongUse } from "./wrong-use.js";
 
 export function addOrchestrator(program: Command, context: CommandContext): void {
   const command = program
@@ -17,14 +17,4 @@ export function addOrchestrator(program: Command, context: CommandContext): void
     const { runOrchestrator } = await import("../main.js");
     await refusingWrongUse(context, async () => runOrchestrator(readConfig(flags, context.terminal.env)));
   });
-}
-
-/** A setting that is wrong stays wrong: the exit code tells a supervisor not to start the process again. */
-export async function refusingWrongUse(context: CommandContext, run: () => Promise<void>): Promise<void> {
-  try {
-    await run();
-  } catch (error) {
-    if (error instanceof LayercastError && error.code === "invalid_request") context.exitCode = EXIT.usage;
-    throw error;
-  }
 }

@@ -9,6 +9,7 @@ import {
   type HttpOptions,
   integerFrom,
   printAnswer,
+  requiredOption,
   sourceUri,
 } from "./command.js";
 import { planLines } from "./format.js";
@@ -29,7 +30,7 @@ export function addPlan(program: Command, context: CommandContext): void {
   const command = program
     .command("plan")
     .description("print the plan of a reload: layers, bytes, memory, skipped tensors")
-    .requiredOption("--source <directory>", "the checkpoint", sourceUri)
+    .addOption(requiredOption("--source <directory>", "the checkpoint").argParser(sourceUri))
     .option("--tp <number>", "tensor-parallel size", integerFrom(1, 1024))
     .addOption(expertParallelOption())
     .option("--no-ep", "cut every expert, though the fleet's ranks hold whole ones")
@@ -39,7 +40,7 @@ export function addPlan(program: Command, context: CommandContext): void {
     .addOption(dtypeOption())
     .addOption(layersPerJobOption());
   addHttpOptions(command).action(async (options: PlanOptions) => {
-    const plan = await clientOf(options, context.terminal).plan({
+    const plan = await clientOf(options, context).plan({
       source: { kind: "safetensors", uri: options.source },
       ...given<string | number | boolean>({
         fleet: options.fleet,

@@ -4,7 +4,7 @@ import { Command, CommanderError } from "commander";
 import { reportError } from "../contract/errors.js";
 import { VERSION } from "../version.js";
 import { addCancel } from "./cancel.js";
-import { type CommandContext, EXIT } from "./command.js";
+import { type CommandContext, EXIT, refuseMissingOptions } from "./command.js";
 import { addDemo } from "./demo.js";
 import { addDrain } from "./drain.js";
 import { addExport } from "./export.js";
@@ -37,6 +37,7 @@ export function buildProgram(context: CommandContext): Command {
     })
     .showHelpAfterError("(layercast --help lists the commands, layercast COMMAND --help its options)")
     .exitOverride();
+  program.hook("preAction", (_, command) => refuseMissingOptions(command));
   for (const add of COMMANDS) add(program, context);
   return program;
 }

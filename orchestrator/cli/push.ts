@@ -5,7 +5,16 @@ import { type Command, Option } from "commander";
 import { LayercastError } from "../contract/errors.js";
 import { pushSettings, RETAIN } from "../contract/push.js";
 import type { ReloadView } from "../contract/reload.js";
-import { addHttpOptions, type CommandContext, clientOf, EXIT, integerFrom, printAnswer, sourceUri } from "./command.js";
+import {
+  addHttpOptions,
+  type CommandContext,
+  clientOf,
+  EXIT,
+  integerFrom,
+  printAnswer,
+  requiredOption,
+  sourceUri,
+} from "./command.js";
 import { type CutBucket, cutBuckets, PUSH_ORDERS, type PushOrder, type StoredTensor } from "./cut-buckets.js";
 import { followReload, type Screen, screenOf } from "./follow.js";
 import { reloadLines } from "./format.js";
@@ -36,7 +45,9 @@ export function addPush(program: Command, context: CommandContext): void {
   const command = program
     .command("push")
     .description("send a checkpoint's tensors in buckets, as a trainer would from its memory, and wait for the commit")
-    .requiredOption("--source <directory>", "the checkpoint; only this command reads it", sourceUri)
+    .addOption(
+      requiredOption("--source <directory>", "the checkpoint; only this command reads it").argParser(sourceUri),
+    )
     .addOption(
       new Option("--order <order>", "of the tensors: as on disk, module by module, or at random")
         .choices(PUSH_ORDERS)
@@ -60,7 +71,7 @@ export function addPush(program: Command, context: CommandContext): void {
 }
 
 async function runPush(context: CommandContext, options: PushOptions): Promise<void> {
-  const client = clientOf(options, context.terminal);
+  const client = clientOf(options, context);
   const checkpoint = await readStoredCheckpoint(options.source);
   const chosen = chosenTensors(checkpoint.tensors, options.partial ?? null);
   const body = submitBody(options, pushSource(options, checkpoint));

@@ -23,7 +23,7 @@ export function addRollback(program: Command, context: CommandContext): void {
     .option("--wait", "wait for the end (default)", true)
     .option("--no-wait", "return as soon as it is accepted");
   addHttpOptions(command).action(async (options: RollbackOptions) => {
-    const client = clientOf(options, context.terminal);
+    const client = clientOf(options, context);
     const reload = await client.rollback(
       options.fleet,
       given({

@@ -13,7 +13,7 @@ export function addStatus(program: Command, context: CommandContext): void {
     .argument("[id]", "the reload")
     .option("--fleet <name>", "only those of this fleet");
   addHttpOptions(command).action(async (id: string | undefined, options: HttpOptions & { fleet?: string }) => {
-    const client = clientOf(options, context.terminal);
+    const client = clientOf(options, context);
     if (id !== undefined) {
       const reload = await client.reload(id);
       return printAnswer(context.terminal, options, reload, () => reloadLines(reload));

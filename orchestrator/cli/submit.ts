@@ -12,6 +12,7 @@ import {
   integerFrom,
   parseDurationMs,
   printAnswer,
+  requiredOption,
   sourceUri,
 } from "./command.js";
 import { planLines } from "./format.js";
@@ -45,16 +46,17 @@ export function addSubmit(program: Command, context: CommandContext): void {
   const command = program
     .command("submit")
     .description("reload a fleet from a checkpoint and wait until it is committed")
-    .requiredOption(
-      "--source <directory>",
-      "the checkpoint: a directory or file:// URI that every worker can read",
-      sourceUri,
+    .addOption(
+      requiredOption(
+        "--source <directory>",
+        "the checkpoint: a directory or file:// URI that every worker can read",
+      ).argParser(sourceUri),
     );
   addReloadOptions(command)
     .option("--wait", "wait for the end (default)", true)
     .option("--no-wait", "return as soon as it is accepted");
   addHttpOptions(command).action(async (options: SubmitOptions) => {
-    const client = clientOf(options, context.terminal);
+    const client = clientOf(options, context);
     const body = submitBody(options, { kind: "safetensors", uri: options.source });
     if (options.dryRun === true) return await printPlan(context, client, body, options);
     await finishReload(context, client, await client.submit(body), options);

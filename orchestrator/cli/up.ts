@@ -3,12 +3,13 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { FleetView } from "../contract/reload.js";
+import { tokenOf } from "../token.js";
 import { humanLine } from "./child-log.js";
-import { type CommandContext, EXIT, expertParallelOption, integerFrom } from "./command.js";
-import { readToken } from "./http-client.js";
+import { type CommandContext, EXIT, expertParallelOption, integerFrom, parseName } from "./command.js";
 import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
 import type { Terminal } from "./terminal.js";
 import { DEFAULT_RUN_DIR } from "./worker.js";
+import { refusingWrongUse, requireNativeCore } from "./wrong-use.js";
 
 interface UpOptions {
   replicas: number;
@@ -29,11 +30,16 @@ export function addUp(program: Command, context: CommandContext): void {
     .option("--tp <number>", "tensor-parallel size: ranks of a replica", integerFrom(1, 1024), 2)
     .addOption(expertParallelOption())
     .option("--device <device>", "what the workers run on: cpu, cuda for a GPU each, or cuda:N for one of them", "cpu")
-    .option("--fleet <name>", "the fleet", "default")
+    .option("--fleet <name>", "the fleet", parseName, "default")
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
     .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)
     .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
-    .action((options: UpOptions) => runUp(options, context));
+    .action((options: UpOptions) =>
+      refusingWrongUse(context, () => {
+        requireNativeCore();
+        return runUp(options, context);
+      }),
+    );
 }
 
 async function runUp(options: UpOptions, context: CommandContext): Promise<void> {
@@ -59,7 +65,7 @@ async function runUp(options: UpOptions, context: CommandContext): Promise<void>
     ...options,
     sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
     redisUrl: emptyIsNull(terminal.env.REDIS_URL),
-    token: readToken(terminal.env),
+    token: tokenOf(terminal.env),
     env: { ...terminal.env },
     watcher,
   });

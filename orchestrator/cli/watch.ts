@@ -9,7 +9,7 @@ export function addWatch(program: Command, context: CommandContext): void {
     .description("follow a reload until it ends; exit code 0 only when it committed")
     .argument("<id>", "the reload");
   addHttpOptions(command).action(async (id: string, options: HttpOptions) => {
-    const client = clientOf(options, context.terminal);
+    const client = clientOf(options, context);
     await finishReload(context, client, await client.reload(id), { ...options, wait: true });
   });
 }

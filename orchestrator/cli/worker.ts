@@ -4,8 +4,8 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { LOG_LEVELS, type LogLevel, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
-import { type CommandContext, expertParallelOption, integerFrom } from "./command.js";
-import { refusingWrongUse } from "./orchestrator.js";
+import { type CommandContext, expertParallelOption, integerFrom, parseName, requiredOption } from "./command.js";
+import { refusingWrongUse } from "./wrong-use.js";
 
 export interface WorkerCommandOptions {
   fleet: string;
@@ -27,11 +27,11 @@ export function addWorker(program: Command, context: CommandContext): void {
   program
     .command("worker")
     .description("hold one rank's kernel tensors and load them (REDIS_URL names the Redis)")
-    .option("--fleet <name>", "the fleet", "default")
+    .option("--fleet <name>", "the fleet", parseName, "default")
     .option("--replica <number>", "which replica of the fleet", number, 0)
     .option("--replicas <number>", "how many replicas the fleet has", size, 1)
-    .requiredOption("--rank <number>", "which rank of the replica", number)
-    .requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica", size)
+    .addOption(requiredOption("--rank <number>", "which rank of the replica").argParser(number))
+    .addOption(requiredOption("--tp <number>", "tensor-parallel size: ranks of a replica").argParser(size))
     .addOption(expertParallelOption())
     .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
@@ -39,12 +39,29 @@ export function addWorker(program: Command, context: CommandContext): void {
     .action(async (options: WorkerCommandOptions) => {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
+        refusePlaceOutside(options);
         const redisUrl = requireRedisUrl(context.terminal.env);
         const { tp, ep = false, ...place } = options;
         const runDir = resolve(options.runDir);
         await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, runDir, redisUrl });
       });
     });
+}
+
+/** A rank that no plan has would be alive, and of no use, for as long as its process lives. */
+function refusePlaceOutside({ rank, tp, replica, replicas }: WorkerCommandOptions): void {
+  refuseIndex("--rank", rank, "--tp", tp, "the ranks of a replica");
+  refuseIndex("--replica", replica, "--replicas", replicas, "the replicas of a fleet");
+}
+
+function refuseIndex(flag: string, index: number, sizeFlag: string, size: number, what: string): void {
+  if (index < size) return;
+  throw new LayercastError(
+    "invalid_request",
+    `${flag} is ${index} and ${sizeFlag} is ${size}: ${what} are counted from 0, so the highest is ${size - 1}. ` +
+      `Give a lower ${flag}, or a higher ${sizeFlag} to every worker of the fleet.`,
+    { [flag.slice(2)]: index, [sizeFlag.slice(2)]: size },
+  );
 }
 
 function requireRedisUrl(env: Readonly<Record<string, string | undefined>>): string {

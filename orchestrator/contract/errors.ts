@@ -58,6 +58,7 @@ export const ERRORS = {
   deadline_exceeded: { status: 504, retryable: false, title: "The deadline passed" },
   cancelled: { status: 409, retryable: false, title: "The reload was cancelled" },
   stale_job: { status: 409, retryable: false, title: "The job belongs to a reload that has ended" },
+  core_unusable: { status: 500, retryable: false, title: "The native core is missing or cannot be used here" },
   redis_unavailable: { status: 503, retryable: true, title: "Redis does not answer" },
   io_error: { status: 500, retryable: true, title: "Reading or writing failed" },
   internal: { status: 500, retryable: true, title: "Something unexpected happened" },

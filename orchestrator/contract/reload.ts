@@ -46,8 +46,10 @@ export const RAY_STATUS = {
 } as const satisfies Record<ReloadStateName, string>;
 
 /** Names end in keys, file names and the control page, so they are short and plain. */
+export const NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
+export const MAX_NAME_LENGTH = 100;
 const Name = (description: string) =>
-  Type.String({ minLength: 1, maxLength: 100, pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$", description });
+  Type.String({ minLength: 1, maxLength: MAX_NAME_LENGTH, pattern: NAME_PATTERN, description });
 
 const CheckpointUri = Type.String({
   minLength: 1,

@@ -365,7 +365,7 @@ describe("what goes wrong", () => {
 
   it("says what is wrong with a LAYERCAST_URL", async () => {
     const { code, err } = await layercast("fleet", { LAYERCAST_URL: "10.0.0.7:8600" });
-    expect(code).toBe(1);
+    expect(code).toBe(2);
     expect(err).toContain("LAYERCAST_URL is 10.0.0.7:8600. It must begin with http:// or https://, such as http://10.");
   });
 
@@ -418,6 +418,17 @@ describe("what goes wrong", () => {
     ["status a b", /too many arguments/],
     ["drain", /--replica/],
     ["drain --replica -1", /whole number|argument missing/],
+    ["worker --rank 5 --tp 2", /--rank is 5 and --tp is 2: .* so the highest is 1/],
+    ["worker --rank 2 --tp 2", /--rank is 2 and --tp is 2/],
+    ["worker --rank 0 --tp 2 --replica 1", /--replica is 1 and --replicas is 1: .* so the highest is 0/],
+    ["worker --rank -1 --tp 2", /whole number/],
+    ["worker --rank=-1 --tp 2", /whole number/],
+    ["worker --rank 0 --tp 2 --fleet ../other", /letters, digits/],
+    ["up --fleet a/b", /letters, digits/],
+    ["fleet --url 127.0.0.1:8600", /begin with http:\/\/ or https:\/\//],
+    ["fleet --url http://", /begin with http:\/\/ or https:\/\//],
+    ["submit --sorce x", /unknown option '--sorce'\n\(Did you mean --source/],
+    ["export --rank 0 --ot f", /unknown option '--ot'/],
   ])("exits with 2 on wrong usage: %s", async (args, words) => {
     const { code, err } = await layercast(args);
     expect(code).toBe(2);
@@ -430,4 +441,15 @@ describe("what goes wrong", () => {
     expect(code).toBe(2);
     expect(err).toContain("REDIS_URL is not set");
   });
+
+  it.each(["fleet", "submit --source x", "up", "orchestrator"])(
+    "exits with 2 when a token file is not there: %s",
+    async (args) => {
+      const env = { LAYERCAST_TOKEN_FILE: "/nowhere/token", REDIS_URL: "unix:/nowhere/redis.sock" };
+      const { code, err } = await layercast(args, env);
+      expect(code).toBe(2);
+      expect(err).toMatch(/invalid_request: The token file \/nowhere\/token cannot be read \(ENOENT/);
+      expect(asked).toEqual([]);
+    },
+  );
 });

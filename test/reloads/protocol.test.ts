@@ -251,6 +251,20 @@ describe("P8: joining", () => {
     expect(Object.keys(fleet.state.ranks)).toEqual(["0/0"]);
   });
 
+  it.each([
+    { rank: 2, replica: 0, key: "0/2" },
+    { rank: 0, replica: 1, key: "1/0" },
+    { rank: -1, replica: 0, key: "0/-1" },
+  ] as const)("a rank outside of its fleet's topology is refused, and leaves nothing behind: $key", (place) => {
+    const fleet = testFleet();
+    const before = structuredClone(fleet.state);
+    const outside = { ...registration(), ...place, tensorParallelSize: 2 };
+    expect(() => fleet.apply((draft, context) => register(draft, outside, context))).toThrow(
+      expect.objectContaining({ code: "invalid_request", message: expect.stringContaining(place.key) }),
+    );
+    expect(fleet.state).toEqual(before);
+  });
+
   it("whether experts are whole by rank is part of the topology; a document that does not say means they are cut", () => {
     const fleet = testFleet();
     const join = (rank: number, expertParallel: boolean) => () =>

@@ -91,10 +91,10 @@ describe("the configuration", () => {
     [{ port: "65536" }, REDIS, /port is '65536'/],
     [{ port: "http" }, REDIS, /port is 'http'/],
     [{ logLevel: "loud" }, REDIS, /log level is 'loud'/],
-    [{ tokenFile: "/nowhere/token" }, REDIS, /token file cannot be read: ENOENT/],
-    [{ tokenFile: fileWith("") }, REDIS, /token must be/],
-    [{}, { ...REDIS, LAYERCAST_TOKEN: "two words" }, /token must be/],
-    [{ tokenFile: "/x" }, { ...REDIS, LAYERCAST_TOKEN: "t" }, /both LAYERCAST_TOKEN and a token file/],
+    [{ tokenFile: "/nowhere/token" }, REDIS, /The token file \/nowhere\/token cannot be read \(ENOENT/],
+    [{ tokenFile: fileWith("") }, REDIS, /The token in LAYERCAST_TOKEN must be/],
+    [{}, { ...REDIS, LAYERCAST_TOKEN: "two words" }, /The token in LAYERCAST_TOKEN must be/],
+    [{ tokenFile: "/x" }, { ...REDIS, LAYERCAST_TOKEN: "t" }, /Both LAYERCAST_TOKEN and the token file \/x/],
   ])("refuses %j %j with a sentence", (flags, env, sentence) => {
     expect(() => readConfig(flags, env)).toThrow(sentence);
   });

@@ -26,6 +26,7 @@ export type Registration = Omit<RankState, "redisRunId"> & {
 /** A new incarnation of a rank; whatever was there before it is over. The fleet is not routable until it shows its weights (P8). */
 export function register(state: FleetState, registration: Registration, context: Context): void {
   const { replicas, tensorParallelSize, expertParallel, highestEpoch, ...rank } = registration;
+  refuseOutside(registration);
   agreeOnTopology(state, rank.key, { replicas, tensorParallelSize, expertParallel }, context);
   const before = state.ranks[rank.key];
   const isNew = before?.incarnation !== rank.incarnation;
@@ -63,6 +64,18 @@ function recognize(state: FleetState, live: LiveArena, held: Held, now: number):
   if (active !== null && (active.epoch ?? 0) < held.epoch) overtake(state, active, held, now);
   state.previous = state.committed;
   state.committed = held;
+}
+
+/** No plan has such a rank, so nothing would ever reach it. */
+function refuseOutside({ key, replica, rank, replicas, tensorParallelSize }: Registration): void {
+  const isInside = replica >= 0 && replica < replicas && rank >= 0 && rank < tensorParallelSize;
+  if (isInside) return;
+  throw new LayercastError(
+    "invalid_request",
+    `Rank ${key} (replica/rank, counted from 0) lies outside of its own fleet of ${replicas} replicas of ` +
+      `${tensorParallelSize} ranks. Correct its place, or the fleet's size.`,
+    { rank: key, replicas, tensor_parallel_size: tensorParallelSize },
+  );
 }
 
 /** All ranks of a fleet name the same topology; another one is taken on only when nobody of the old one is left. */
