@@ -70,7 +70,7 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
   // The page's epoch, even where nothing vouches for the bytes: no later reload may have the same.
   let ledger = newLedger(arena.page().epoch);
   let destination: Destination | null = null;
-  let resolver: { layoutDigest: string; resolve: Resolve } | null = null;
+  let resolver: { mappingDigest: string; resolve: Resolve } | null = null;
   let gate: Promise<void> = Promise.resolve();
   let shut = 0;
 
@@ -91,8 +91,8 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
   }
 
   function resolverOf(plan: LoadedPlan, target: Destination["target"]): Resolve {
-    if (resolver?.layoutDigest !== plan.layoutDigest) {
-      resolver = { layoutDigest: plan.layoutDigest, resolve: createResolver(plan.layout, target.layout) };
+    if (resolver?.mappingDigest !== plan.mappingDigest) {
+      resolver = { mappingDigest: plan.mappingDigest, resolve: createResolver(plan.layout, target.layout) };
     }
     return resolver.resolve;
   }

@@ -30,7 +30,9 @@ export const KEYS = {
   events: (id: string) => `${KEY_PREFIX}:events:${id}`,
   /** A reload's Source: JSON, deflated. */
   source: (id: string) => `${KEY_PREFIX}:source:${id}`,
-  /** A Layout by its digest: JSON, deflated. */
+  /** A Layout by its mapping digest: JSON, deflated. */
+  mapping: (digest: string) => `${KEY_PREFIX}:mapping-${PLAN_FORMAT}:${digest}`,
+  /** By a layout digest: the mapping digest of the newest Layout that has it. */
   layout: (digest: string) => `${KEY_PREFIX}:layout-${PLAN_FORMAT}:${digest}`,
   /** A push session's PushModel: JSON, deflated. */
   pushModel: (id: string) => `${KEY_PREFIX}:push-model:${id}`,

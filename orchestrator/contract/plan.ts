@@ -1,6 +1,7 @@
 // The checkpoint as a table, and the plan made from it. A plan has two parts with lives of their own: the *layout* (which
-// kernel tensors a rank holds and by which rules they are cut) stays the same from RL step to RL step and has a digest; the
-// *source* (which file, which offset) is new each time. Workers keep what they resolved by layout digest and rebind sources.
+// kernel tensors a rank holds, from which checkpoint tensors and by which rules they are cut) stays the same from RL step to RL
+// step; the *source* (which file, which offset) is new each time. A layout has two digests: one of its kernel tensors, which
+// is the arena's identity, and one of the whole *mapping* of checkpoint tensors to them, by which workers keep what they resolved.
 
 import type { DType, FormatDType, SourceDType, StoredDType } from "./dtype.js";
 import type { Recipe, Scheme } from "./recipe.js";
@@ -163,8 +164,10 @@ export const PLAN_FORMAT = 1;
 
 export interface Plan {
   layout: Layout;
-  /** sha256 over the layout, hex. */
+  /** sha256 over the kernel tensors, hex: equal where an arena serves both. */
   layoutDigest: string;
+  /** sha256 over the whole layout, hex: equal where layouts are. */
+  mappingDigest: string;
   source: Source;
   /** sha256 over the source's files (path, size, mtime, inode, header digest), hex. */
   sourceDigest: string;

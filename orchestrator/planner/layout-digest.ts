@@ -1,14 +1,44 @@
-// Turns a layout into its digest: sha256 over what the arena looks like and how each rank's tensors are cut, in a fixed
-// order of its own, so that no order of keys matters. Two plans with one digest have layouts that are the same, and programs
-// resolved for one serve the other; files, offsets and the dtypes that values are rounded from are not in it.
+// Turns a layout into its two digests, each sha256 over facts in a fixed order, so that no order of keys matters. The layout
+// digest is the arena's identity: which kernel tensors a rank holds, and which of the model's values each of them is. The
+// mapping digest is also of the checkpoint tensors that fill them and of how they are cut: two plans with one have layouts
+// that are the same, and programs resolved for one serve the other. Files, offsets and the dtypes that values are rounded from are in neither.
 
 import { createHash } from "node:crypto";
 import type { KernelTensor, Layout, Part } from "../contract/plan.js";
+import { cutPart } from "./cut-part.js";
 
-export function digestLayout(layout: Layout): string {
+/**
+ * `family`: the model family's own name. Equal for two checkpoints that fill the same kernel tensors, whether their experts are
+ * stacked, their scales have other names or shapes, or a size on disk is padded.
+ */
+export function digestLayout(family: string, { tensorParallelSize, layers }: Layout): string {
+  const hash = createHash("sha256");
+  hash.update(JSON.stringify([LAYOUT_FORMAT, family, tensorParallelSize]));
+  for (const { name, kernelTensors } of layers)
+    hash.update(JSON.stringify([name, kernelTensors.map((tensor) => kernelFacts(tensor, tensorParallelSize))]));
+  return hash.digest("hex");
+}
+
+/** What a consumer sees of the tensor. How many tensors of a checkpoint give one number is not part of it. */
+function kernelFacts({ name, dtype, shape, rows, cols, experts, scale, derived, parts }: KernelTensor, ranks: number) {
+  const expertFacts = experts === null ? null : [experts.count, experts.byRank];
+  const ownScale = scale === null ? null : [scale.name, scale.shape];
+  const { heads, headRows, firstRow, transposed } = derived ?? {};
+  const ofHeads = derived === null ? null : [heads, headRows, firstRow, transposed];
+  const shares = rows * cols === 1 ? [] : parts.map((part) => shareFacts(part, ranks));
+  return [name, dtype, shape, expertFacts, ownScale, ofHeads, shares];
+}
+
+/** By which rule ranks share the part, and how many rows of the kernel tensor it takes. */
+function shareFacts(part: Part, ranks: number): unknown[] {
+  const { rows, zeroRows, cols } = cutPart(part, 0, ranks);
+  return [part.rule.kind, sizeOf(part.rule), rows + zeroRows, cols];
+}
+
+export function digestMapping(layout: Layout): string {
   const { modelType, tensorParallelSize, expertParallel, scheme } = layout;
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([FORMAT, modelType, tensorParallelSize, expertParallel, scheme]));
+  hash.update(JSON.stringify([MAPPING_FORMAT, modelType, tensorParallelSize, expertParallel, scheme]));
   hash.update(JSON.stringify(layout.checkpointTensors.map(({ name, shape }) => [name, shape])));
   for (const { name, kernelTensors } of layout.layers)
     hash.update(JSON.stringify([name, kernelTensors.map(tensorFacts)]));
@@ -31,8 +61,12 @@ function derivedFacts(derived: KernelTensor["derived"]): unknown[] | null {
 }
 
 function partFacts({ tensors, firsts, rows, cols, rowStride, colStride, rule, scales }: Part): unknown[] {
-  const size = rule.kind === "kv_heads" ? rule.heads : rule.kind === "vocabulary" ? rule.paddedRows : null;
-  return [tensors, firsts, rows, cols, rowStride, colStride, rule.kind, size, scaleFacts(scales)];
+  return [tensors, firsts, rows, cols, rowStride, colStride, rule.kind, sizeOf(rule), scaleFacts(scales)];
+}
+
+function sizeOf(rule: Part["rule"]): number | null {
+  if (rule.kind === "kv_heads") return rule.heads;
+  return rule.kind === "vocabulary" ? rule.paddedRows : null;
 }
 
 function scaleFacts(scales: Part["scales"]): unknown[] | null {
@@ -41,5 +75,7 @@ function scaleFacts(scales: Part["scales"]): unknown[] | null {
   return [tensors, firsts, rowStride, blockRows, blockCols, row, col];
 }
 
+/** Bumped when the arena of a layout changes, so that no arena that stands is taken for it. */
+const LAYOUT_FORMAT = 3;
 /** Bumped when the meaning of a layout changes, so that nothing resolved before is taken for it. */
-const FORMAT = 2;
+const MAPPING_FORMAT = 3;

@@ -29,7 +29,7 @@ import { familyOf, layersOf, readDimensions } from "./architectures/index.js";
 import { keptScales, scaledBy } from "./as-stored.js";
 import { cutPart, indivisibleSize } from "./cut-part.js";
 import { matchIgnored } from "./ignore-patterns.js";
-import { digestLayout } from "./layout-digest.js";
+import { digestLayout, digestMapping } from "./layout-digest.js";
 import { type MatchedLayer, type MatchedPart, type MatchedTensor, matchTensors } from "./match-tensors.js";
 import { checkQuantizationConfig, dtypeOfConfig } from "./quantization-config.js";
 import { dequantizing, originInMatrix } from "./stored-scales.js";
@@ -73,7 +73,8 @@ export function planReload(request: PlanRequest): Plan {
   const layout: Layout = { modelType, tensorParallelSize, expertParallel, scheme, layers, checkpointTensors };
   return {
     layout,
-    layoutDigest: digestLayout(layout),
+    layoutDigest: digestLayout(family.modelTypes[0] ?? modelType, layout),
+    mappingDigest: digestMapping(layout),
     source: sourceOf(used.tensors, table.files),
     sourceDigest: digestFiles(table.files),
     skipped: match.skipped,

@@ -32,6 +32,7 @@ export function makePlan(
   return {
     layout: plan.layout,
     layoutDigest: plan.layoutDigest,
+    mappingDigest: plan.mappingDigest,
     source: plan.source,
     sourceDigest: plan.sourceDigest,
     layerJobs: source?.kind === "push" ? [] : groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),

@@ -144,7 +144,7 @@ function reloadsOf(deps: ReloadDeps): Reloads {
 
 async function viewOf(deps: ReloadDeps, stored: StoredReload): Promise<ReloadView> {
   const [layout, fleet, push] = await Promise.all([
-    stored.plan === null ? null : deps.plans.layout(stored.plan.layoutDigest),
+    stored.plan === null ? null : deps.plans.mapping(stored.plan.mappingDigest),
     isTerminal(stored.record) ? null : deps.store.read(stored.record.fleet),
     viewPush(deps.sessions, stored),
   ]);

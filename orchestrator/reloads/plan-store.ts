@@ -1,4 +1,4 @@
-// A reload's plan in Redis: its layout by digest (kept from step to step), its source by reload. The worker reads it here.
+// A reload's plan in Redis: its layout by mapping digest (kept from step to step), its source by reload. The worker reads it here.
 // Both are deflated: of a model with 92,000 tensors they are 11 MB of JSON, mostly names that are nearly alike, and then 1 MB.
 
 import { promisify } from "node:util";
@@ -27,6 +27,7 @@ export interface StoredPlan {
   /** PLAN_FORMAT of the release that stored it. */
   format: number;
   layoutDigest: string;
+  mappingDigest: string;
   sourceDigest: string;
   /** Layer indexes, one list a job. */
   layerJobs: number[][];
@@ -44,7 +45,9 @@ export interface PlanStore {
   save(reload: string, plan: LoadedPlan): Promise<void>;
   /** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
   load(content: string): Promise<LoadedPlan>;
-  /** A layout by its digest; the same one comes back each RL step. */
+  /** A layout by its mapping digest; the same one comes back each RL step. */
+  mapping(digest: string): Promise<Layout | null>;
+  /** The newest layout with that layout digest: its arena is that of every other. */
   layout(digest: string): Promise<Layout | null>;
 }
 
@@ -53,21 +56,26 @@ export function openPlanStore(redis: Redis): PlanStore {
   const layouts = keepLast<Layout>(4);
   const plans = keepLast<LoadedPlan>(4);
 
-  async function loadLayout(digest: string): Promise<Layout | null> {
+  async function mapping(digest: string): Promise<Layout | null> {
     const known = layouts.get(digest);
     if (known !== undefined) return known;
-    const layout = await unpacked<Layout>(await redis.getBuffer(KEYS.layout(digest)));
+    const layout = await unpacked<Layout>(await redis.getBuffer(KEYS.mapping(digest)));
     return layout === null ? null : layouts.set(digest, layout);
   }
 
   return {
-    layout: loadLayout,
+    mapping,
+    async layout(digest) {
+      const newest = await redis.get(KEYS.layout(digest));
+      return newest === null ? null : mapping(newest);
+    },
     async save(reload, plan) {
       const { layout, source, ...stored } = plan;
-      const layoutKey = KEYS.layout(plan.layoutDigest);
-      const [isKnown, packedSource] = await Promise.all([redis.exists(layoutKey), packed(source)]);
+      const mappingKey = KEYS.mapping(plan.mappingDigest);
+      const [isKnown, packedSource] = await Promise.all([redis.exists(mappingKey), packed(source)]);
       const writes = redis.multi();
-      if (isKnown === 0) writes.set(layoutKey, await packed(layout), "NX");
+      if (isKnown === 0) writes.set(mappingKey, await packed(layout), "NX");
+      writes.set(KEYS.layout(plan.layoutDigest), plan.mappingDigest);
       writes.set(KEYS.source(reload), packedSource);
       await writes
         .hset(KEYS.reload(reload), "plan", JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan))
@@ -84,7 +92,7 @@ export function openPlanStore(redis: Redis): PlanStore {
       const found = stored === null ? null : (JSON.parse(stored) as StoredPlan);
       if (found !== null && found.format !== PLAN_FORMAT) throw planOfAnotherRelease(content, found.format);
       const source = found === null ? null : await unpacked<Source>(packedSource);
-      const layout = found === null ? null : await loadLayout(found.layoutDigest);
+      const layout = found === null ? null : await mapping(found.mappingDigest);
       if (found === null || source === null || layout === null) {
         throw new LayercastError(
           "source_gone",

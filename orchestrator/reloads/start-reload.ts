@@ -3,6 +3,7 @@
 
 import { LayercastError } from "../contract/errors.js";
 import { faultPoint } from "../fault-point.js";
+import { layoutDifference } from "../planner/layout-difference.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
 import type { LoadedPlan } from "./plan-store.js";
@@ -18,7 +19,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   await faultPoint("orchestrator.start");
   const isRollback = record.kind === "rollback";
   const plan = isRollback ? await deps.plans.load(record.content) : await deps.makePlan(request, known.state, reload);
-  if (!isRollback) requireLayout(known.state, plan, request);
+  if (!isRollback) await requireLayout(deps, known.state, plan, request);
   await deps.plans.save(reload, plan);
   if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);
   await faultPoint("orchestrator.planned");
@@ -29,15 +30,23 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
 }
 
 /** Another layout moves the kernel tensors' addresses, so it must be asked for. */
-function requireLayout(state: FleetState, plan: LoadedPlan, { install }: StoredRequest): void {
+async function requireLayout(
+  { plans }: DriveDeps,
+  state: FleetState,
+  plan: LoadedPlan,
+  { install }: StoredRequest,
+): Promise<void> {
   if (install.allow_new_layout) return;
   for (const rank of Object.values(state.ranks)) {
     const standing = rank.live.held?.layoutDigest;
     if (standing === undefined || standing === plan.layoutDigest) continue;
+    const layout = await plans.layout(standing);
+    const difference = layout === null ? null : layoutDifference(layout, plan.layout);
     throw new LayercastError(
       "layout_changed",
-      `rank ${rank.key} holds an arena of layout ${standing.slice(0, 12)}, this reload needs ${plan.layoutDigest.slice(0, 12)}: ` +
-        "another model, recipe or dtype. Submit with install.allow_new_layout; consumers must then attach again",
+      `Rank ${rank.key} holds an arena of layout ${standing.slice(0, 12)}, this reload needs ${plan.layoutDigest.slice(0, 12)}: ` +
+        `${difference ?? "another model, recipe or dtype"}. If that is meant, submit with install.allow_new_layout; consumers ` +
+        "must then attach again. If not, correct the checkpoint.",
       { rank: rank.key, standing, needed: plan.layoutDigest },
     );
   }

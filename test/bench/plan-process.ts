@@ -44,7 +44,7 @@ async function measure(directory: string, order: PlanOrder, redisUrl: string): P
   const asked = { allowNonFinite: false, stagingPlace: "auto", retry, push: null } as const;
   await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, ...asked });
   lap();
-  const storedBytes = await sizeOf(redis, plan.layoutDigest);
+  const storedBytes = await sizeOf(redis, plan.mappingDigest);
   redis.disconnect();
   const [headersMs = 0, planMs = 0, checkMs = 0, storeMs = 0] = times.slice(1).map((at, lap) => at - (times[lap] ?? 0));
   return {
@@ -66,9 +66,9 @@ function faultOf(check: () => void): string | null {
   }
 }
 
-async function sizeOf(redis: ReturnType<typeof connectRedis>, layoutDigest: string): Promise<number> {
+async function sizeOf(redis: ReturnType<typeof connectRedis>, mappingDigest: string): Promise<number> {
   const sizes = await Promise.all([
-    redis.strlen(KEYS.layout(layoutDigest)),
+    redis.strlen(KEYS.mapping(mappingDigest)),
     redis.strlen(KEYS.source(RELOAD)),
     redis.hstrlen(KEYS.reload(RELOAD), "plan"),
   ]);

@@ -55,6 +55,26 @@ function tensorsOf(seed: number, expertCount = EXPERTS): Tensors {
   );
 }
 
+/** The same, gate and up of all experts in one tensor, down in another. */
+function stacked(tensors: Tensors): Tensors {
+  const made: Tensors = new Map([...tensors].filter(([name]) => !name.includes(".experts.")));
+  const { hidden_size: hidden, moe_intermediate_size: wide } = CONFIG;
+  for (let layer = 0; layer < CONFIG.num_hidden_layers; layer++) {
+    const prefix = `model.layers.${layer}.mlp.experts.`;
+    const all = (parts: string[]) => {
+      const each = Array.from({ length: EXPERTS }, (_, expert) =>
+        parts.map((part) => `${prefix}${expert}.${part}_proj.weight`),
+      );
+      return Buffer.concat(each.flat().map((name) => tensors.get(name)?.bytes ?? new Uint8Array()));
+    };
+    const put = (name: string, shape: number[], parts: string[]) =>
+      made.set(prefix + name, { dtype: "BF16", shape: [EXPERTS, ...shape], bytes: all(parts) });
+    put("gate_up_proj", [2 * wide, hidden], ["gate", "up"]);
+    put("down_proj", [hidden, wide], ["down"]);
+  }
+  return made;
+}
+
 function experts(tensors: Tensors): [string, { shape: number[]; bytes: Uint8Array }][] {
   return [...tensors].filter(([name]) => name.includes(".experts."));
 }
@@ -130,6 +150,20 @@ describe.each([2, 3])("with %i ranks", (tp) => {
     const rollback = await parts.client.rollback(parts.fleet, {});
     expect((await parts.ended(rollback.reload_id)).state).toBe("committed");
     expect(await held()).toEqual(before);
+  });
+
+  it("experts that are stacked on disk, or pushed so, fill the same arena: nothing is asked for, and undo is kept", async () => {
+    const tensors = tensorsOf(6);
+    expect((await parts.reload({ source: newCheckpoint(parts, tensors, CONFIG).uri })).state).toBe("committed");
+    const before = await parts.exportAll();
+    const { uri } = newCheckpoint(parts, stacked(tensors), CONFIG);
+    expect(await parts.reload({ source: uri })).toMatchObject({ error: null, state: "committed" });
+    expect(await parts.exportAll()).toEqual(before);
+    const rollback = await parts.client.rollback(parts.fleet, {});
+    const ended = await parts.ended(rollback.reload_id);
+    expect(ended).toMatchObject({ error: null, state: "committed" });
+    expect(ended.ranks.map(({ bytes_read }) => bytes_read)).toEqual(new Array(tp).fill(0));
+    expect(await parts.exportAll()).toEqual(before);
   });
 
   it("with fewer experts than ranks some have none, and all commit all the same", async () => {

@@ -17,12 +17,12 @@ usePrivateRedis("plans", (opened) => {
 const fields = { ...LLAMA, num_hidden_layers: 50 };
 const { table, config } = synthesize(fields, shapesOf(fields), { fill: false });
 const ranks = { tensorParallelSize: 2, expertParallel: false };
-const { layout, layoutDigest, source, sourceDigest } = planReload({
+const { layout, layoutDigest, mappingDigest, source, sourceDigest } = planReload({
   ...{ table, config, ...ranks },
   ...{ scheme: "fp8-channel", ignore: [], dtype: "auto" },
 });
 const plan: LoadedPlan = {
-  ...{ layout, layoutDigest, source, sourceDigest },
+  ...{ layout, layoutDigest, mappingDigest, source, sourceDigest },
   ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
   push: null,
 };
@@ -33,15 +33,16 @@ describe("the plan store", () => {
     const other = openPlanStore(redis);
     expect(await other.load("r1")).toEqual(plan);
     expect(await other.layout(layoutDigest)).toEqual(layout);
-    expect(await other.layout("unknown")).toBeNull();
+    expect(await other.mapping(mappingDigest)).toEqual(layout);
+    expect([await other.layout("unknown"), await other.mapping("unknown")]).toEqual([null, null]);
   });
 
   it("keeps a layout once for all its reloads, for as long as any may name it", async () => {
     const store = openPlanStore(redis);
     await store.save("r1", plan);
-    const first = await redis.getBuffer(KEYS.layout(layoutDigest));
+    const first = await redis.getBuffer(KEYS.mapping(mappingDigest));
     await store.save("r2", plan);
-    expect(await redis.getBuffer(KEYS.layout(layoutDigest))).toEqual(first);
+    expect(await redis.getBuffer(KEYS.mapping(mappingDigest))).toEqual(first);
     await redis.flushall(); // another life: what this process knows is not what Redis has
     await store.save("r3", plan);
     expect(await openPlanStore(redis).load("r3")).toEqual(plan);
@@ -49,7 +50,7 @@ describe("the plan store", () => {
 
   it("takes a tenth of the JSON's room", async () => {
     await openPlanStore(redis).save("r1", plan);
-    const stored = await Promise.all([redis.strlen(KEYS.layout(layoutDigest)), redis.strlen(KEYS.source("r1"))]);
+    const stored = await Promise.all([redis.strlen(KEYS.mapping(mappingDigest)), redis.strlen(KEYS.source("r1"))]);
     const bytes = stored.reduce((sum, size) => sum + size, 0);
     expect(bytes).toBeLessThan((JSON.stringify(layout).length + JSON.stringify(source).length) / 10);
     expect(await redis.hget(KEYS.reload("r1"), "plan")).not.toContain("model.layers");

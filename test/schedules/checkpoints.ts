@@ -73,6 +73,7 @@ export function planOf(
   return {
     layout,
     layoutDigest: layoutName,
+    mappingDigest: layoutName,
     source: {
       files: [{ path: String(checkpoint), sizeBytes: 1, mtimeNs: "1", inode: "1", headerDigest: "" }],
       file: new Array<number>(tensors).fill(0),

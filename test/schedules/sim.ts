@@ -168,6 +168,8 @@ export function plansOf(sim: Sim, process: Process): PlanStore {
         if (plan !== undefined) return plan;
         throw new LayercastError("source_gone", `the plan of ${content} is no longer kept`);
       }),
+    mapping: (digest) =>
+      ask(sim, process, () => [...sim.plans.values()].find((plan) => plan.mappingDigest === digest)?.layout ?? null),
     layout: (digest) =>
       ask(sim, process, () => [...sim.plans.values()].find((plan) => plan.layoutDigest === digest)?.layout ?? null),
   };

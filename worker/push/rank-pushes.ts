@@ -38,11 +38,11 @@ export interface Intakes {
 
 export function keepIntakes(core: NativeCore, rank: number): Intakes {
   let intake: Intake | null = null;
-  let known: { layoutDigest: string; matrices: RankMatrices } | null = null;
+  let known: { mappingDigest: string; matrices: RankMatrices } | null = null;
 
-  function matricesOf({ layout, layoutDigest }: LoadedPlan): RankMatrices {
-    if (known?.layoutDigest !== layoutDigest) {
-      known = { layoutDigest, matrices: matricesOfRank(layout, layoutArena(layout, rank), rank) };
+  function matricesOf({ layout, mappingDigest }: LoadedPlan): RankMatrices {
+    if (known?.mappingDigest !== mappingDigest) {
+      known = { mappingDigest, matrices: matricesOfRank(layout, layoutArena(layout, rank), rank) };
     }
     return known.matrices;
   }

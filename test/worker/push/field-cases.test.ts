@@ -50,10 +50,19 @@ interface TakingRank {
 }
 
 async function takingRank(of: RankCase): Promise<TakingRank> {
-  const { layout, layoutDigest, source, sourceDigest } = await planOf(of);
+  const { layout, layoutDigest, mappingDigest, source, sourceDigest } = await planOf(of);
   const { rank = 0 } = of;
   const plan: LoadedPlan = {
-    ...{ layout, layoutDigest, source, sourceDigest, layerJobs: [], allowNonFinite: false, stagingPlace: "auto" },
+    ...{
+      layout,
+      layoutDigest,
+      mappingDigest,
+      source,
+      sourceDigest,
+      layerJobs: [],
+      allowNonFinite: false,
+      stagingPlace: "auto",
+    },
     retry: { attempts: 1, backoffMs: 1 },
     push: { base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 },
   };
