@@ -48,7 +48,7 @@ module.exports = {
     only(
       "queue",
       "^orchestrator/queue/",
-      [...atoms, "^orchestrator/queue/", "^orchestrator/redis-lost\\.ts$"],
+      [...atoms, "^orchestrator/queue/", "^orchestrator/redis-trouble\\.ts$"],
       "moves jobs, knows no reload",
     ),
     only(
@@ -63,7 +63,7 @@ module.exports = {
       [
         contract,
         "^orchestrator/(routes|reloads)/",
-        "^orchestrator/(config|metrics|package-root|redis-lost|version)\\.ts$",
+        "^orchestrator/(config|metrics|package-root|redis-trouble|version)\\.ts$",
       ],
       "parse, call, reply",
     ),

@@ -1,7 +1,7 @@
 // What the fleet's messages mean for what a rank has in staging: swap it, or give it up. Messages may be lost or late; jobs
 // and heartbeats do the same without them.
 
-import type { FleetMessage } from "../orchestrator/contract/jobs.js";
+import type { FleetMessage } from "../orchestrator/contract/fleet-message.js";
 import { activeReload } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
 import { loadingOf } from "./loading.js";

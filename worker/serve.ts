@@ -2,7 +2,7 @@
 // up; and only then taking jobs.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { FleetMessage } from "../orchestrator/contract/jobs.js";
+import type { FleetMessage } from "../orchestrator/contract/fleet-message.js";
 import { catchUp } from "./catch-up.js";
 import { beat, joinFleet } from "./heartbeat.js";
 import { heedFleet } from "./heed-fleet.js";

@@ -14,14 +14,8 @@ import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
 import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
-import {
-  CHANNELS,
-  type FleetMessage,
-  KEY_PREFIX,
-  type RankJob,
-  rankKey,
-  rankQueue,
-} from "../orchestrator/contract/jobs.js";
+import { type FleetMessage, parseFleetMessage } from "../orchestrator/contract/fleet-message.js";
+import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
 import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
@@ -173,7 +167,10 @@ async function tellWarning(store: FleetStore, fleet: string, { reload, epoch }: 
 }
 
 async function listen(subscriber: Redis, heed: (message: FleetMessage) => void): Promise<void> {
-  subscriber.on("message", (_channel: string, text: string) => heed(JSON.parse(text) as FleetMessage));
+  subscriber.on("message", (_channel: string, text: string) => {
+    const message = parseFleetMessage(text);
+    if (message !== null) heed(message);
+  });
   await subscriber.subscribe(CHANNELS.fleet);
 }
 

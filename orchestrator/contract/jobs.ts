@@ -59,17 +59,6 @@ export const CHANNELS = {
   ended: `${KEY_PREFIX}:ended:reload`,
 } as const;
 
-/** Says enough of a fleet's new state that most who hear of it need not read it. */
-export interface FleetMessage {
-  fleet: string;
-  version: number;
-  /** Whether the active reload waits for an orchestrator to do something. */
-  waits: boolean;
-  active: string | null;
-  /** What prepared ranks make live now: the active reload's weights, once nothing can take them back (P10). */
-  swapTo: Held | null;
-}
-
 /** Which weights some bytes are. */
 export interface Held {
   /** The reload that swapped them in. */

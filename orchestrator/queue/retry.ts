@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { DelayedError, type Job, UnrecoverableError } from "bullmq";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { encodeFailure, retryDelayMs } from "../contract/jobs.js";
-import { isRedisLost } from "../redis-lost.js";
+import { redisTrouble } from "../redis-trouble.js";
 
 /** BullMQ keeps the strategy with whoever takes the job; orchestrators and workers share this one. */
 export function backoffStrategy(
@@ -29,7 +29,7 @@ async function outlastingRedis<Result>(handle: () => Promise<Result>): Promise<R
     try {
       return await handle();
     } catch (error) {
-      if (!isRedisLost(error)) throw error;
+      if (redisTrouble(error) === null) throw error;
       await delay(REDIS_AWAY_PAUSE_MS);
     }
   }

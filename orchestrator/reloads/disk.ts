@@ -3,6 +3,7 @@
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
+import { LONGEST_BLOCK_MS } from "../redis.js";
 
 export interface Disk {
   /**
@@ -14,7 +15,7 @@ export interface Disk {
   wait(): Promise<void>;
 }
 
-const WAIT_MS = 5_000;
+const WAIT_MS = LONGEST_BLOCK_MS;
 
 /** `connect` gives a connection of its own to wait on, for WAITAOF keeps what comes after it waiting. */
 export function openDisk(redis: Redis, connect: () => Redis): Disk {

@@ -2,7 +2,8 @@
 // the step that its active reload waits for is done. Doing it twice, here and elsewhere, is harmless.
 
 import { LayercastError, reportError } from "../contract/errors.js";
-import type { ControlJob, FleetMessage } from "../contract/jobs.js";
+import type { FleetMessage } from "../contract/fleet-message.js";
+import type { ControlJob } from "../contract/jobs.js";
 import { faultPoint } from "../fault-point.js";
 import type { DriveDeps } from "./deps.js";
 import { confirmReload, decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";

@@ -77,8 +77,8 @@ export async function sendSwaps(deps: DriveDeps, state: FleetState, reload: stri
     return incarnation === undefined || sent.has(incarnation) ? [] : [{ rank: key, incarnation }];
   });
   if (ranks.length === 0) return;
-  for (const { incarnation } of ranks) sent.add(incarnation);
   await deps.queues.addSwaps({ fleet, reload, epoch }, ranks);
+  for (const { incarnation } of ranks) sent.add(incarnation);
   await faultPoint("orchestrator.swaps_sent");
 }
 

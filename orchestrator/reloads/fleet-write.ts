@@ -1,7 +1,8 @@
 // What a transition comes to, as one value to be written: the new state, the records it changed, their events, the messages
 // to whoever listens. Pure; the fleet store writes it in one script, if nobody was faster.
 
-import { CHANNELS, EVENTS_KEPT, type FleetMessage, KEYS } from "../contract/jobs.js";
+import type { FleetMessage } from "../contract/fleet-message.js";
+import { CHANNELS, EVENTS_KEPT, KEYS } from "../contract/jobs.js";
 import { advance, nextStep } from "./protocol/advance.js";
 import { hookDue } from "./protocol/engine-transitions.js";
 import { heldBy } from "./protocol/reload-transitions.js";

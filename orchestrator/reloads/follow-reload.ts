@@ -3,7 +3,8 @@
 
 import { EventEmitter, once } from "node:events";
 import type { Redis } from "ioredis";
-import { CHANNELS, type FleetMessage, KEYS } from "../contract/jobs.js";
+import { type FleetMessage, parseFleetMessage } from "../contract/fleet-message.js";
+import { CHANNELS, KEYS } from "../contract/jobs.js";
 import { type ReloadEventName, type ReloadStateName, TERMINAL_STATES } from "../contract/reload.js";
 import { isTerminal, type ReloadRecord } from "./protocol/state.js";
 import type { ReloadEvent } from "./reloads.js";
@@ -23,8 +24,12 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
   const emitter = new EventEmitter();
   emitter.setMaxListeners(0);
   subscriber.on("message", (channel: string, message: string) => {
-    if (channel === CHANNELS.fleet) emitter.emit(channel, JSON.parse(message));
-    else emitter.emit(`${channel} ${message}`);
+    if (channel !== CHANNELS.fleet) {
+      emitter.emit(`${channel} ${message}`);
+      return;
+    }
+    const parsed = parseFleetMessage(message);
+    if (parsed !== null) emitter.emit(channel, parsed);
   });
   await subscriber.subscribe(...Object.values(CHANNELS));
   const heard = (channel: string) => async (reload: string, timeoutMs: number, signal: AbortSignal) => {

@@ -74,8 +74,7 @@ export async function listReloads(
     for (const id of ids) pipeline.hgetall(KEYS.reload(id));
     const replies = (await pipeline.exec()) ?? [];
     for (const [index, id] of ids.entries()) {
-      const [error, stored] = replies[index] ?? [null, {}];
-      if (error) throw error;
+      const [, stored] = replies[index] ?? [null, {}];
       const reload = decode(id, stored as Record<string, string>);
       if (!matches(reload.record)) continue;
       if (found.length === limit) return { reloads: found, nextCursor: found.at(-1)?.record.id ?? null };

@@ -5,7 +5,7 @@ import { Readable } from "node:stream";
 import { Type } from "typebox";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { TERMINAL_STATES } from "../contract/reload.js";
-import { isRedisLost } from "../redis-lost.js";
+import { explainTrouble, redisTrouble } from "../redis-trouble.js";
 import type { ReloadEvent } from "../reloads/reloads.js";
 import type { App, RouteDeps } from "./app.js";
 import { requestSignal, settleOrNull } from "./lifetime.js";
@@ -89,14 +89,13 @@ function frame(event: ReloadEvent): string {
 
 /** No `id`, so that whoever connects again continues after the last real event. */
 function problemFrame(error: unknown): string {
-  const shown = isRedisLost(error)
-    ? new LayercastError(
-        "redis_unavailable",
-        "Redis does not answer: connect again, with Last-Event-ID, once it is back",
-      )
-    : error instanceof LayercastError
-      ? error
-      : new LayercastError("internal", "the event stream failed: connect again, with Last-Event-ID");
+  const trouble = redisTrouble(error);
+  const shown =
+    trouble !== null
+      ? new LayercastError("redis_unavailable", `${explainTrouble(trouble)} Then connect again, with Last-Event-ID.`)
+      : error instanceof LayercastError
+        ? error
+        : new LayercastError("internal", "the event stream failed: connect again, with Last-Event-ID");
   return `event: problem\ndata: ${JSON.stringify(reportError(shown))}\n\n`;
 }
 

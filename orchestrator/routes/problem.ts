@@ -6,7 +6,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
 import type { Static } from "typebox";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import type { ProblemAnswer } from "../contract/reload.js";
-import { isRedisLost } from "../redis-lost.js";
+import { explainTrouble, redisTrouble } from "../redis-trouble.js";
 import { explainValidation } from "./validation.js";
 
 type Problem = Static<typeof ProblemAnswer>;
@@ -52,11 +52,9 @@ export function problemOf(
 
 function toLayercastError(error: unknown, request: FastifyRequest): LayercastError {
   if (error instanceof LayercastError) return error;
-  if (isRedisLost(error)) {
-    return new LayercastError(
-      "redis_unavailable",
-      "Redis does not answer, so nothing could be read or recorded: try again once it is back (GET /readyz tells)",
-    );
+  const trouble = redisTrouble(error);
+  if (trouble !== null) {
+    return new LayercastError("redis_unavailable", explainTrouble(trouble), { redis: trouble.code });
   }
   const fastifyError: Partial<FastifyError> = error instanceof Error ? error : {};
   if (fastifyError.validation !== undefined) {

@@ -51,7 +51,7 @@ describe("a decision", () => {
     const redis = redisThat({ aof: true, waitAof: true, fsync: "everysec" });
     const waiting = redisThat({ aof: true, waitAof: true, fsync: "everysec" });
     await openDisk(redis, () => waiting).wait();
-    expect(waiting.said).toEqual([expect.stringMatching(/^SET /), "WAITAOF 1 0 5000"]);
+    expect(waiting.said).toEqual([expect.stringMatching(/^SET /), "WAITAOF 1 0 3000"]);
     expect(redis.said).toEqual([]);
   });
 

@@ -3,7 +3,8 @@
 
 import type { ControlPage } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import { CHANNELS, type FleetMessage, type RankKey } from "../../orchestrator/contract/jobs.js";
+import type { FleetMessage } from "../../orchestrator/contract/fleet-message.js";
+import { CHANNELS, type RankKey } from "../../orchestrator/contract/jobs.js";
 import type { FleetAccess, FleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import { createFleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
