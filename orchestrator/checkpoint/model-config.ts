@@ -2,7 +2,7 @@
 // needs is known by its family (planner/architectures); what the file is, and what a field may hold, is known here.
 
 import { LayercastError } from "../contract/errors.js";
-import { quoted } from "./strict-json.js";
+import { shown } from "./strict-json.js";
 
 export interface ModelConfig {
   /** Path of config.json, for error messages. */
@@ -17,13 +17,22 @@ export interface ModelConfig {
 export function parseModelConfig(text: string, file: string): ModelConfig {
   let fields: unknown;
   try {
-    fields = JSON.parse(text);
+    fields = parsePythonJson(text);
   } catch (cause) {
     throw new LayercastError("checkpoint_invalid", `${file} is not JSON: ${String(cause)}.`, { file }, cause);
   }
   if (!isRecord(fields)) throw new LayercastError("checkpoint_invalid", `${file} is not a JSON object.`, { file });
   const config = { file, architecture: null, modelType: null, fields };
   return { ...config, architecture: readArchitecture(config), modelType: readText(config, "model_type") };
+}
+
+/**
+ * JSON as Python's `json` writes it: with NaN, Infinity and -Infinity where a number has no other form. Each becomes the text of its
+ * name, so a field that nobody needs may be one, and where a number is needed it is refused like any other text.
+ */
+function parsePythonJson(text: string): unknown {
+  if (!/NaN|Infinity/.test(text)) return JSON.parse(text);
+  return JSON.parse(text.replace(STRING_OR_NOT_FINITE, (token) => (token.startsWith('"') ? token : `"${token}"`)));
 }
 
 /** The config nested under `name`, which says before the outer one what it says; null: there is none. */
@@ -87,10 +96,9 @@ function field(config: ModelConfig, name: string): unknown {
 
 function wrongField(config: ModelConfig, name: string, expected: string): LayercastError {
   const value = field(config, name);
-  const found = value === undefined ? "missing" : quoted(JSON.stringify(value));
   return new LayercastError(
     "checkpoint_invalid",
-    `${config.file} must give ${name} as ${expected}; it is ${found}. Correct it.`,
+    `${config.file} must give ${name} as ${expected}; it is ${shown(value)}. Correct it.`,
     { file: config.file, field: name },
   );
 }
@@ -99,4 +107,6 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** A name before a colon is no value. */
+const STRING_OR_NOT_FINITE = /"[^"\\]*(?:\\.[^"\\]*)*"|(?:-?Infinity|NaN)(?!\s*:)/gs;
 const MAX_SIZE = 2 ** 31 - 1;

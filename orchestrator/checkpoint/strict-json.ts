@@ -152,6 +152,18 @@ export function quoted(text: string): string {
   return JSON.stringify(text.length > 200 ? `${text.slice(0, 200)}…` : text);
 }
 
+/** A stranger's value in a sentence, as JSON: texts as `quoted`, lists with their first values, of an object that it is one. */
+export function shown(value: unknown, depth = 0): string {
+  if (value === undefined) return "missing";
+  if (typeof value === "string") return quoted(value);
+  if (!Array.isArray(value)) return typeof value === "object" && value !== null ? "an object" : String(value);
+  if (depth === SHOWN_DEPTH) return "[…]";
+  const items = value.slice(0, SHOWN_ITEMS).map((item: unknown) => shown(item, depth + 1));
+  return `[${[...items, ...(value.length > SHOWN_ITEMS ? ["…"] : [])].join(", ")}]`;
+}
+
+const SHOWN_ITEMS = 4;
+const SHOWN_DEPTH = 2;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;

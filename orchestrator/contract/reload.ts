@@ -150,9 +150,11 @@ export const PolicyBody = Type.Object(
   { ...closed, default: {} },
 );
 
-const Metadata = Type.Record(Type.String({ maxLength: 100 }), Type.String({ maxLength: 1000 }), {
+const Metadata = Type.Record(Type.String(), Type.String({ maxLength: 1000 }), {
   default: {},
   maxProperties: 50,
+  // Of a record TypeBox makes patternProperties, and drops what the keys' own schema limits.
+  propertyNames: { type: "string", maxLength: 100 },
 });
 
 export const SubmitBody = Type.Object(

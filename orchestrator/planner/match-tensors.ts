@@ -51,11 +51,11 @@ export function matchTensors(request: MatchRequest): Match {
   const matched: MatchedLayer[] = [];
   for (const layer of request.layers) {
     const tensors = layer.tensors.map((spec) => matchTensor(spec, search, request.keepInputScales));
-    matched.push({ name: layer.name, tensors: tensors.filter((tensor) => tensor !== null) });
+    matched.push({ name: layer.name, tensors });
     // A config may promise any number of layers; the checkpoint bounds how many can be there.
     if (search.missing.size > MISSING_ENOUGH) break;
   }
-  if (search.missing.size > 0) throw tensorMissing([...search.missing], request.table);
+  if (search.missing.size > 0) throw tensorMissing([...search.missing], request);
   return { layers: matched, skipped: skipTheRest(request, search) };
 }
 
@@ -68,11 +68,11 @@ interface Search {
   notNeeded: Map<string, string>;
 }
 
-function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean): MatchedTensor | null {
+function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean): MatchedTensor {
   if (spec.derived !== undefined) return { spec, parts: [], dtype: null };
   const sources = spec.parts.map((part) => chooseSource(part, spec, search.table));
-  if (sources.every((source) => source === null) && spec.presence !== "required")
-    return spec.presence === "attention_scale" ? { spec: { ...spec, parts: [] }, parts: [], dtype: null } : null;
+  if (spec.presence === "attention_scale" && sources.every((source) => source === null))
+    return { spec: { ...spec, parts: [] }, parts: [], dtype: null };
   const parts: MatchedPart[] = [];
   spec.parts.forEach((part, index) => {
     const source = sources[index] ?? part.sources[0];
@@ -228,12 +228,12 @@ function skipTheRest({ family, model, table }: MatchRequest, { used, notNeeded }
   return skipped;
 }
 
-function tensorMissing(missing: readonly string[], table: CheckpointTable): LayercastError {
+function tensorMissing(missing: readonly string[], { model, table }: MatchRequest): LayercastError {
   const count = missing.length > MISSING_ENOUGH ? `more than ${MISSING_ENOUGH}` : `${missing.length}`;
   return new LayercastError(
     "tensor_missing",
-    `${table.directory} lacks ${count} of the tensors that its config demands: ${legible(missing)}. ` +
-      "Check that nothing is left out and that the config belongs to it.",
+    `${table.directory} lacks ${count} of the tensors that a ${model.modelType} model with its config has: ` +
+      `${legible(missing)}. Check that nothing is left out and that the config belongs to it.`,
     { tensors: missing.slice(0, NAMED_IN_DETAILS), count: missing.length },
   );
 }

@@ -2,7 +2,7 @@
 // of the scales say the rest (stored-scales.ts). Of values: the dtype that the model computes in.
 
 import type { ModelConfig } from "../checkpoint/model-config.js";
-import { quoted } from "../checkpoint/strict-json.js";
+import { shown } from "../checkpoint/strict-json.js";
 import { REQUEST_DTYPES, type SourceDType } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import { SCALE_BLOCK } from "../contract/recipe.js";
@@ -47,10 +47,6 @@ function checkBlock(size: unknown, name: string, file: string): void {
 function field(record: unknown, name: string): unknown {
   if (typeof record !== "object" || record === null || !Object.hasOwn(record, name)) return undefined;
   return (record as Record<string, unknown>)[name];
-}
-
-function shown(value: unknown): string {
-  return value === undefined ? "missing" : quoted(JSON.stringify(value));
 }
 
 function refused(file: string, what: string): LayercastError {

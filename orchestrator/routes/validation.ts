@@ -73,8 +73,8 @@ export function explainValidation(found: readonly FastifySchemaValidationError[]
 /** A failed anyOf also reports each branch: what it adds is said by the anyOf itself. */
 function withoutBranches(errors: readonly ErrorObject[]): ErrorObject[] {
   const unions = errors.filter((error) => error.keyword === "anyOf").map((error) => `${error.schemaPath}/`);
-  // What a failed condition demands is said by the errors beside it.
-  const said = errors.filter((error) => error.keyword !== "if");
+  // What a failed condition demands, or the rule for a name, is said by the errors beside it.
+  const said = errors.filter((error) => error.keyword !== "if" && error.keyword !== "propertyNames");
   return said.filter((error) => !unions.some((path) => error.schemaPath.startsWith(path)));
 }
 
@@ -89,6 +89,10 @@ function explain(error: ErrorObject): FieldError {
   if (error.keyword === "required") {
     const path = inside(error.params.missingProperty);
     return { path, message: `${path} is missing` };
+  }
+  if (error.propertyName !== undefined) {
+    const path = inside(error.propertyName);
+    return { path, message: `the name ${quote(error.propertyName)} in ${at.join(".")} ${rule(error)}` };
   }
   const path = at.join(".");
   if (error.keyword === "false schema") return { path, message: `${path} does not go with the other fields beside it` };

@@ -68,6 +68,53 @@ describe("parseModelConfig", () => {
     }
   });
 
+  it("takes NaN and infinities, as Python writes them, where nobody needs the number", () => {
+    const text =
+      '{"hidden_size":8, "rope_theta": NaN,"a":[Infinity , -Infinity,NaN],"b":{"c":-Infinity},"NaN":"-Infinity, \\"NaN"}';
+    expect(parse(text).fields).toEqual({
+      hidden_size: 8,
+      rope_theta: "NaN",
+      a: ["Infinity", "-Infinity", "NaN"],
+      b: { c: "-Infinity" },
+      NaN: '-Infinity, "NaN',
+    });
+    for (const wrong of ["-NaN", "+Infinity", "nan", "inf", "NaN1", "1NaN", "- Infinity", "NaN NaN", "{NaN:1}", '"NaN'])
+      expectLayercastError(() => parse(`{"a":${wrong}}`), "checkpoint_invalid", /is not JSON/);
+  });
+
+  it.each(["NaN", "Infinity", "-Infinity"])("refuses %s by name where a value is needed", (value) => {
+    const config = parse(`{"head_dim":${value},"attention_bias":${value},"mlp_only_layers":[${value}]}`);
+    const refusal = (name: string) => new RegExp(`must give ${name} as .*; it is \\[?"${value}"`);
+    expectLayercastError(() => readSize(config, "head_dim", 8), "checkpoint_invalid", refusal("head_dim"));
+    expectLayercastError(() => readSizeOrNull(config, "head_dim"), "checkpoint_invalid", refusal("head_dim"));
+    expectLayercastError(() => readCount(config, "head_dim", 0), "checkpoint_invalid", refusal("head_dim"));
+    expectLayercastError(
+      () => readFlag(config, "attention_bias", false),
+      "checkpoint_invalid",
+      refusal("attention_bias"),
+    );
+    expectLayercastError(
+      () => readIndexes(config, "mlp_only_layers"),
+      "checkpoint_invalid",
+      refusal("mlp_only_layers"),
+    );
+  });
+
+  it.each([
+    ['"3"', '"3"'],
+    ["[1,128]", "[1, 128]"],
+    ['["a\\n"]', '["a\\n"]'],
+    ["1.50", "1.5"],
+    ["true", "true"],
+    ['{"a":1}', "an object"],
+    ["[1,2,3,4,5]", "[1, 2, 3, 4, …]"],
+    ["[[[1]]]", "[[[…]]]"],
+  ])("shows a wrong value once: %s", (text, shownAs) => {
+    const read = () => readSize(parse(`{"hidden_size":${text}}`), "hidden_size");
+    const { message } = expectLayercastError(read, "checkpoint_invalid", /must give hidden_size/);
+    expect(message).toContain(`; it is ${shownAs}. Correct it.`);
+  });
+
   it("reads a nested config, which comes before the outer one and leaves the rest to it", () => {
     const config = parse(
       '{"model_type":"a","dtype":"float16","vocab_size":1,"text":{"model_type":"b","vocab_size":2}}',

@@ -18,14 +18,13 @@ const CHECKPOINTS = path.resolve(import.meta.dirname, "../fixtures/checkpoints")
 const FIXTURES = readdirSync(CHECKPOINTS).flatMap((name) =>
   readdirSync(path.join(CHECKPOINTS, name)).map((version) => `${name}/${version}`),
 );
-/** These have tensors that a config does not promise: biases, scales, experts stacked in one, names with a prefix. */
+/** These have tensors that a config does not promise: scales, experts stacked in one, names with a prefix, a bias in another dtype. */
 const BEYOND_CONFIG = [
   "tiny-deepseek-fp8/v1",
   "tiny-deepseek-v2/v1",
   "tiny-deepseek-v3/v1",
   "tiny-gemma3/v1",
   "tiny-qwen2-fp8/v1",
-  "tiny-qwen2-moe/v1",
   "tiny-qwen3-moe-fp8/v1",
   "tiny-qwen3-moe-stacked/v1",
 ];
@@ -84,15 +83,40 @@ describe.each(FIXTURES.filter((name) => !BEYOND_CONFIG.includes(name)))("the con
   });
 });
 
-describe.each(["tiny-deepseek-v2/v1", "tiny-deepseek-v3/v1", "tiny-qwen2-moe/v1"])("the config alone of %s", (name) => {
-  it("leaves out nothing but what is optional", async () => {
-    const { table, config } = await load(name);
+describe("the config alone", () => {
+  it("leaves out nothing but what is optional: the scales of attention", async () => {
+    const { table, config } = await load("tiny-deepseek-v2/v1");
     const promised = listOf(declaredTable(config, null));
     expect(listOf(table)).toEqual(expect.arrayContaining(promised));
     const names = new Set(promised.map((tensor) => tensor.name));
     const optional = [...table.tensors.keys()].filter((tensor) => !names.has(tensor));
-    expect(optional.length).toBeGreaterThan(0);
-    for (const tensor of optional) expect(tensor).toMatch(/\.bias$|_bias$|_scale$/);
+    expect(optional).toEqual(["model.layers.1.self_attn.kv_scale"]);
+  });
+
+  it("has the layout of its files, which have the correction bias in another dtype", async () => {
+    const { table, config } = await load("tiny-deepseek-v3/v1");
+    const declared = declaredTable(config, null);
+    expect([...declared.tensors.keys()]).toEqual([...table.tensors.keys()]);
+    expect(plan(declared, config).layoutDigest).toBe(plan(table, config).layoutDigest);
+  });
+});
+
+describe.each(FIXTURES)("a list of the tensors of %s", (name) => {
+  it("must have what a checkpoint must have, tensor by tensor", async () => {
+    const { table, config } = await load(name);
+    const { layout } = plan(table, config);
+    const codes = new Set(listOf(table).flatMap(({ name: one, dtype }) => (dtype === "F8_E4M3" ? [one] : [])));
+    const demanded = layout.checkpointTensors
+      .map((tensor) => tensor.name)
+      .filter((one) => !/kv_scale$/.test(one) && !/_scale(_inv)?$/.test(one));
+    for (const lost of demanded) {
+      const less = { ...table, tensors: new Map(table.tensors) };
+      less.tensors.delete(lost);
+      const refused = codes.has(lost) ? /lacks|no place for/ : /lacks/;
+      expectLayercastError(() => plan(less, config), "tensor_missing", refused);
+      const listed = listOf(less);
+      expectLayercastError(() => plan(declaredTable(config, listed), config), "tensor_missing", refused);
+    }
   });
 });
 
@@ -117,8 +141,7 @@ describe("the declared table", () => {
     expect(dtypes(llama({ torch_dtype: undefined }))).toEqual(new Set(["weight BF16"]));
     expect(dtypes(llama({ dtype: "float32" }))).toEqual(new Set(["weight F32"]));
     const { config } = await load("tiny-deepseek-v3/v1");
-    const withBias = { ...config, fields: { ...config.fields, topk_method: "noaux_tc" } };
-    expect(dtypes(withBias)).toEqual(new Set(["weight BF16", "e_score_correction_bias F32"]));
+    expect(dtypes(config)).toEqual(new Set(["weight BF16", "e_score_correction_bias F32"]));
   });
 
   it("names what is missing from the list, or has no place, as the list's", () => {
@@ -130,7 +153,7 @@ describe("the declared table", () => {
     expectLayercastError(
       () => plan(withoutHead, llama()),
       "tensor_missing",
-      /^source\.tensors lacks 1 of the tensors that its config demands: lm_head\.weight\./,
+      /^source\.tensors lacks 1 of the tensors that a llama model with its config has: lm_head\.weight\./,
     );
     const withMore = declaredTable(llama(), [...listed, { name: "extra", dtype: "BF16", shape: [1] }]);
     expectLayercastError(

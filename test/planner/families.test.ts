@@ -102,6 +102,108 @@ describe("a family is found", () => {
   });
 });
 
+describe("a model that was saved while it was wrapped", () => {
+  it.each([
+    ["tiny-qwen3", "FSDPQwen3ForCausalLM"],
+    ["tiny-qwen3-moe", "FSDPQwen3MoeForCausalLM"],
+    ["tiny-llama", "FSDPLlamaForCausalLM"],
+    ["tiny-gemma3", "FSDPGemma3ForConditionalGeneration"],
+    ["tiny-deepseek-v3", "FullyShardedDataParallel"],
+  ])("%s as %s, is what its model_type says", async (name, architecture) => {
+    const checkpoint = await load(name);
+    const wrapped = changed(checkpoint, { fields: { architectures: [architecture] } });
+    expect(plan(wrapped).layoutDigest).toBe(plan(checkpoint).layoutDigest);
+    const nameless = changed(wrapped, { fields: { model_type: undefined } });
+    expectLayercastError(
+      () => plan(nameless),
+      "unsupported_architecture",
+      new RegExp(`"${architecture}" is not known`),
+    );
+  });
+
+  it.each(["Qwen3ForSequenceClassification", "Qwen3Model", "FSDPLlamaForCausalLM", "Qwen3ForCausalLMEagle3"])(
+    "is not any other that has a known model_type: %s",
+    async (architecture) => {
+      const other = changed(await load("tiny-qwen3"), { fields: { architectures: [architecture] } });
+      expectLayercastError(() => plan(other), "unsupported_architecture", new RegExp(`"${architecture}" is not known`));
+    },
+  );
+});
+
+const QKV_BIAS = /self_attn\.[qkv]_proj\.bias$/;
+
+describe.each(["tiny-qwen2-fp8", "tiny-qwen2-moe"])("the biases of %s", (name) => {
+  const request = { dtype: "bfloat16" } as const;
+
+  it("of q, k and v are demanded in every layer, though no field of the config speaks of them", async () => {
+    const checkpoint = await load(name);
+    const lost = [QKV_BIAS, new RegExp(`^${L1}.*${QKV_BIAS.source}`), new RegExp(`^${L1}self_attn\\.k_proj\\.bias$`)];
+    for (const which of lost) {
+      const less = changed(checkpoint, { rename: (tensor) => (which.test(tensor) ? null : tensor) });
+      expectLayercastError(() => plan(less, request), "tensor_missing", /k_proj\.bias/);
+    }
+  });
+
+  it("are those of q, k and v alone", async () => {
+    const checkpoint = await load(name);
+    const biases = kernels(plan(checkpoint, request)).flatMap((one) => (one.name.endsWith(".bias") ? [one.name] : []));
+    expect(biases).toEqual([L0, L1].map((prefix) => `${prefix}self_attn.qkv_proj.bias`));
+    const add = { [`${L0}self_attn.o_proj.bias`]: [Number(checkpoint.config.fields.hidden_size)] };
+    expectLayercastError(() => plan(changed(checkpoint, { add }), request), "tensor_unexpected", /o_proj\.bias/);
+  });
+});
+
+describe("a Qwen2-MoE", () => {
+  it("has no biases where the config says qkv_bias: false", async () => {
+    const checkpoint = await load("tiny-qwen2-moe");
+    const rename = (tensor: string) => (QKV_BIAS.test(tensor) ? null : tensor);
+    const made = plan(changed(checkpoint, { fields: { qkv_bias: false }, rename }));
+    expect(kernels(made).filter((one) => one.name.endsWith(".bias"))).toEqual([]);
+  });
+
+  it("has a shared expert where the config does not say its size", async () => {
+    const fields = { shared_expert_intermediate_size: undefined };
+    const rename = (tensor: string) => (tensor.includes(".shared_expert") ? null : tensor);
+    const lost = changed(await load("tiny-qwen2-moe"), { fields, rename });
+    expectLayercastError(() => plan(lost), "tensor_missing", /shared_expert\.gate_proj\.weight/);
+  });
+});
+
+describe.each([
+  ["tiny-llama", "attention_bias", ["q", "k", "v", "o"].map((part) => `self_attn.${part}_proj`)],
+  ["tiny-llama", "mlp_bias", ["gate", "up", "down"].map((part) => `mlp.${part}_proj`)],
+  ["tiny-qwen3", "attention_bias", ["q", "k", "v", "o"].map((part) => `self_attn.${part}_proj`)],
+  ["tiny-qwen3-moe", "attention_bias", ["q", "k", "v", "o"].map((part) => `self_attn.${part}_proj`)],
+  ["tiny-gemma2", "attention_bias", ["q", "k", "v", "o"].map((part) => `self_attn.${part}_proj`)],
+])("of %s, %s", (name, field, linears) => {
+  it("demands biases, and they are unexpected without it", async () => {
+    const checkpoint = await load(name);
+    const layers = Number(checkpoint.config.fields.num_hidden_layers);
+    const weights = [...checkpoint.table.tensors.values()].filter(({ name: one }) =>
+      linears.some((linear) => one.endsWith(`${linear}.weight`)),
+    );
+    expect(weights).toHaveLength(layers * linears.length);
+    const add = Object.fromEntries(
+      weights.map(({ name: one, shape }) => [one.replace(/weight$/, "bias"), [shape[0] ?? 0]]),
+    );
+    const fields = { [field]: true };
+    expectLayercastError(() => plan(changed(checkpoint, { fields })), "tensor_missing", /_proj\.bias/);
+    expectLayercastError(() => plan(changed(checkpoint, { add })), "tensor_unexpected", /_proj\.bias/);
+    const biases = kernels(plan(changed(checkpoint, { fields, add }))).filter((one) => one.name.endsWith(".bias"));
+    expect(biases).toHaveLength(layers * 2);
+  });
+});
+
+describe.each(["tiny-phi3", "tiny-mixtral"])("a bias in %s", (name) => {
+  it("has no place, whatever the config says", async () => {
+    const checkpoint = changed(await load(name), {
+      fields: { attention_bias: true },
+      add: { [`${L0}self_attn.o_proj.bias`]: [1] },
+    });
+    expectLayercastError(() => plan(checkpoint), "tensor_unexpected", /o_proj\.bias/);
+  });
+});
+
 describe("experts", () => {
   it.each(["num_experts", "num_local_experts", "n_routed_experts"])(
     "are counted by %s, whichever is there",
@@ -250,15 +352,32 @@ describe("experts", () => {
 });
 
 describe("DeepSeek", () => {
-  it("has its correction bias as F32 whatever dtype is asked for, and must have it where the config says noaux_tc", async () => {
+  it("has its correction bias as F32 whatever dtype is asked for", async () => {
     const checkpoint = await load("tiny-deepseek-v3");
     const bias = `${L1}mlp.gate.e_score_correction_bias`;
     for (const dtype of ["auto", "float16"] as const)
       expect(kernel(plan(checkpoint, { dtype }), bias)).toMatchObject({ dtype: "F32", roundTo: null, shape: [8] });
-    const without = changed(checkpoint, { rename: (name) => (name === bias ? null : name) });
-    expect(kernels(plan(without)).map(({ name }) => name)).not.toContain(bias);
-    const demanded = changed(without, { fields: { topk_method: "noaux_tc" } });
-    expectLayercastError(() => plan(demanded), "tensor_missing", /e_score_correction_bias/);
+  });
+
+  it("of the third generation always has a correction bias, and of the second where the config says noaux_tc", async () => {
+    const bias = `${L1}mlp.gate.e_score_correction_bias`;
+    const third = await load("tiny-deepseek-v3");
+    for (const model_type of ["deepseek_v3", "kimi_k2"]) {
+      for (const topk_method of [undefined, "noaux_tc"]) {
+        const fields = { architectures: undefined, model_type, topk_method };
+        expect(kernels(plan(changed(third, { fields }))).map(({ name }) => name)).toContain(bias);
+        const without = changed(third, { fields, rename: (name) => (name === bias ? null : name) });
+        expectLayercastError(() => plan(without), "tensor_missing", /lacks 1 .*e_score_correction_bias/);
+      }
+    }
+    const second = await load("tiny-deepseek-v2");
+    const demanding = { topk_method: "noaux_tc" };
+    expect(kernels(plan(second)).map(({ name }) => name)).not.toContain(bias);
+    expectLayercastError(() => plan(changed(second, { fields: demanding })), "tensor_missing", /correction_bias/);
+    const count = Number(second.config.fields.n_routed_experts);
+    const added = changed(second, { fields: demanding, add: { [bias]: [count] } });
+    expect(kernel(plan(added), bias)).toMatchObject({ dtype: "F32", shape: [count] });
+    expectLayercastError(() => plan(changed(second, { add: { [bias]: [count] } })), "tensor_unexpected", /correction/);
   });
 
   it("derives W_UK_T and W_UV of all heads of a rank, keys and values of different sizes", async () => {
@@ -482,14 +601,6 @@ describe("Phi-3", () => {
       [0, 68, 20, 20],
       [68 * 20, 68, 20, 20],
     ]);
-  });
-
-  it("has a fused bias likewise", async () => {
-    const add = { [`${L0}self_attn.qkv_proj.bias`]: [40], [`${L0}mlp.gate_up_proj.bias`]: [136] };
-    const made = plan(changed(await load("tiny-phi3"), { add }), { tensorParallelSize: 2 });
-    expect(kernel(made, `${L0}self_attn.qkv_proj.bias`)).toMatchObject({ shape: [20], rows: 20 });
-    expect(kernel(made, `${L0}self_attn.qkv_proj.bias`).parts.map(({ firsts }) => firsts)).toEqual([[0], [20], [30]]);
-    expect(kernel(made, `${L0}mlp.gate_up_proj.bias`).shape).toEqual([68]);
   });
 
   it("lacks a fused tensor once, though it has several parts of a kernel tensor", async () => {

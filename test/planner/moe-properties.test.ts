@@ -7,7 +7,7 @@ import { layoutArenas } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { decoded, encoded, fillArena } from "./interpret-program.js";
-import { type Synthetic, synthesize } from "./synthetic-checkpoint.js";
+import type { Synthetic } from "./synthetic-checkpoint.js";
 import {
   besideEachOther,
   diskOf,
@@ -15,7 +15,7 @@ import {
   type Matrix,
   type MoeCase,
   moeCases,
-  moeShapes,
+  moeCheckpoint,
   quantizedOnDisk,
   rowsFrom,
   type ScaleKind,
@@ -140,6 +140,7 @@ function fused(name: string, { fields, form }: MoeCase, disk: (name: string) => 
   if (module.endsWith("gate_up_proj") && !(isOnDisk && !name.includes("shared")))
     return [stackRows(["gate_proj", "up_proj"].map((part) => weight(at + part)))];
   if (name.endsWith(".weight")) return [weight(module)];
+  if (name.endsWith("e_score_correction_bias")) return [disk(name)];
   return null;
 }
 
@@ -168,7 +169,7 @@ describe("a plan of a model with experts, latent attention or tensors fused on d
   it("for one rank holds the checkpoint as it is, parts stacked, and heads of kv_b_proj taken apart", () => {
     fc.assert(
       fc.property(moeCases(1, { most: 6, ranks: [1] }), (model) => {
-        const checkpoint = synthesize(model.fields, moeShapes(model), { fileCount: model.fileCount });
+        const checkpoint = moeCheckpoint(model);
         const { held } = heldBy(checkpoint, { ...model, scheme: "none", dtype: "auto" });
         const one = held[0] ?? new Map<string, Matrix[]>();
         const disk = diskOf(checkpoint);
@@ -186,7 +187,7 @@ describe("a plan of a model with experts, latent attention or tensors fused on d
   it("for many ranks holds what one rank does, split by heads, rows and columns or by whole experts", () => {
     fc.assert(
       fc.property(moeCases(1, { most: 6, ranks: [2, 3, 4] }), (model) => {
-        const checkpoint = synthesize(model.fields, moeShapes(model), { fileCount: model.fileCount });
+        const checkpoint = moeCheckpoint(model);
         const asked = { scheme: "none", dtype: "auto" } as const;
         const one = heldBy(checkpoint, { ...asked, ranks: 1, expertParallel: false });
         const many = heldBy(checkpoint, { ...asked, ...model });

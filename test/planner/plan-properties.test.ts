@@ -11,7 +11,6 @@ import { type ConfigFields, type Synthetic, shapesOf, synthesize } from "./synth
 interface Case {
   fields: ConfigFields;
   ranks: number;
-  biases: string[];
   fileCount: number;
 }
 
@@ -27,7 +26,6 @@ const cases: fc.Arbitrary<Case> = fc.constantFrom(1, 2, 3, 4, 8).chain((ranks) =
   fc.record({
     ranks: fc.constant(ranks),
     fileCount: fc.integer({ min: 1, max: 4 }),
-    biases: fc.constantFrom([], ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["mlp.down_proj"]),
     fields: fc
       .record({
         family: fc.constantFrom(...FAMILIES),
@@ -67,8 +65,8 @@ const cases: fc.Arbitrary<Case> = fc.constantFrom(1, 2, 3, 4, 8).chain((ranks) =
   }),
 );
 
-function checkpointOf({ fields, biases, fileCount }: Case): Synthetic {
-  return synthesize(fields, shapesOf(fields, biases), { fileCount });
+function checkpointOf({ fields, fileCount }: Case): Synthetic {
+  return synthesize(fields, shapesOf(fields), { fileCount });
 }
 
 function planOf({ table, config }: Synthetic, ranks: number) {

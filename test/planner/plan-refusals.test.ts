@@ -42,9 +42,15 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
   ["a bias that the config demands", { fields: { attention_bias: true } }, "tensor_missing", /q_proj\.bias.* and /],
   [
     "a part of a fused bias",
-    { biases: ["self_attn.q_proj", "self_attn.v_proj"] },
+    { biases: ["q", "v", "o"].map((name) => `self_attn.${name}_proj`), fields: { attention_bias: true } },
     "tensor_missing",
     /lacks 2 .*k_proj\.bias/,
+  ],
+  [
+    "a bias that nothing demands",
+    { biases: ["mlp.down_proj"] },
+    "tensor_unexpected",
+    /layers\.0\.mlp\.down_proj\.bias/,
   ],
   ["more layers than there can be", { fields: { num_hidden_layers: 2 ** 31 - 1 } }, "tensor_missing", /more than 1000/],
   [

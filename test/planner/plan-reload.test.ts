@@ -76,15 +76,16 @@ describe("planReload", () => {
     expect(kernelOf({ request }, `${L0}self_attn.o_proj.weight`).scheme).toBe("fp8-block");
   });
 
-  it("has a linear's bias where the checkpoint has one, whole for a row-parallel linear", () => {
-    const biases = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj"];
-    const names = planned({ biases }).layout.layers[1]?.kernelTensors.map(({ name }) => name) ?? [];
+  it("has the biases that the config demands, whole for a row-parallel linear", () => {
+    const biases = ["gate_proj", "up_proj", "down_proj"].map((name) => `mlp.${name}`);
+    const change = { biases, fields: { mlp_bias: true } };
+    const names = planned(change).layout.layers[1]?.kernelTensors.map(({ name }) => name) ?? [];
     expect(names.filter((name) => name.endsWith(".bias"))).toEqual([
-      `${L0}self_attn.qkv_proj.bias`,
+      `${L0}mlp.gate_up_proj.bias`,
       `${L0}mlp.down_proj.bias`,
     ]);
-    expect(kernelOf({ biases }, `${L0}self_attn.qkv_proj.bias`).shape).toEqual([12 + 3 + 3]);
-    expect(kernelOf({ biases }, `${L0}mlp.down_proj.bias`).shape).toEqual([24]);
+    expect(kernelOf(change, `${L0}mlp.gate_up_proj.bias`).shape).toEqual([24 + 24]);
+    expect(kernelOf(change, `${L0}mlp.down_proj.bias`).shape).toEqual([24]);
   });
 
   it("gives each layer four attention scales, 1 unless the checkpoint has them under any of their names", () => {
@@ -176,7 +177,7 @@ describe("the layout digest", () => {
       digest({ request: { scheme: "fp8-block", ignore: ["*.down_proj.weight"] } }),
       digest({ request: { dtype: "float16" } }),
       digest({ dtype: "F32" }),
-      digest({ biases: ["mlp.down_proj"] }),
+      digest({ biases: ["gate", "up", "down"].map((name) => `mlp.${name}_proj`), fields: { mlp_bias: true } }),
     ];
     expect(new Set([base, ...others]).size).toBe(others.length + 1);
   });

@@ -8,11 +8,11 @@ import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { rowsOf } from "./interpret-program.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
-const biases = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-const shapes = { ...shapesOf(LLAMA, biases), "model.layers.0.self_attn.kv_scale": [] };
+const QWEN2 = { ...LLAMA, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2" };
+const shapes = { ...shapesOf(QWEN2), "model.layers.0.self_attn.kv_scale": [] };
 
 function planOf(fileCount: number, dtype: "BF16" | "F32" = "BF16"): Plan {
-  const { table, config } = synthesize(LLAMA, shapes, { fileCount, dtype, fill: false });
+  const { table, config } = synthesize(QWEN2, shapes, { fileCount, dtype, fill: false });
   return planReload({
     table,
     config,

@@ -291,7 +291,7 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     "blocks of another size",
     { fields: { quantization_config: { ...fp8, weight_block_size: [64, 128] } } },
     "unsupported_recipe",
-    /weight_block_size .*64,128/,
+    /weight_block_size \[64, 128\]; blocks of/,
   ],
   [
     "a quantization config that is none",
@@ -307,7 +307,7 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
       request: { scheme: "none", dtype: "bfloat16" },
     },
     "unsupported_recipe",
-    /block_structure .*128,64/,
+    /block_structure \[128, 64\]; blocks of/,
   ],
 ];
 
@@ -322,8 +322,10 @@ describe("planReload refuses", () => {
       const request = requestOf({ form });
       const fields = { ...request.config.fields, n_routed_experts: 65_536 };
       const router = request.table.tensors.get(`${L1}mlp.gate.weight`);
-      // As if it had a row for each.
+      // As if it had a row, or a number, for each.
       if (router !== undefined) router.shape = [65_536, 256];
+      const bias = request.table.tensors.get(`${L1}mlp.gate.e_score_correction_bias`);
+      if (bias !== undefined) bias.shape = [65_536];
       const config = { ...request.config, fields };
       const [code, sentence] =
         form === "each"

@@ -42,7 +42,7 @@ export const LLAMA: ConfigFields = {
   vocab_size: 100,
 };
 
-/** What a checkpoint of this config holds; `biases` are modules such as `self_attn.q_proj` that have one beyond the config. */
+/** What a checkpoint of this config holds; `biases` are modules such as `self_attn.q_proj` that have one beside those of its model. */
 export function shapesOf(fields: ConfigFields, biases: readonly string[] = []): Shapes {
   const { hidden_size: hidden, intermediate_size: wide, vocab_size: vocabulary } = fields;
   const heads = fields.num_attention_heads;
@@ -52,10 +52,13 @@ export function shapesOf(fields: ConfigFields, biases: readonly string[] = []): 
   if (fields.tie_word_embeddings !== true) shapes["lm_head.weight"] = [vocabulary, hidden];
   const attention = ["q_proj", "k_proj", "v_proj", "o_proj"].map((name) => `self_attn.${name}`);
   const mlp = ["gate_proj", "up_proj", "down_proj"].map((name) => `mlp.${name}`);
+  const { model_type: type } = fields;
+  const hasOption = type === "llama" || type === "qwen3";
   const biased = new Set([
     ...biases,
-    ...(fields.attention_bias === true ? attention : []),
-    ...(fields.mlp_bias === true ? mlp : []),
+    ...(type === "qwen2" ? attention.slice(0, 3) : []),
+    ...(hasOption && fields.attention_bias === true ? attention : []),
+    ...(type === "llama" && fields.mlp_bias === true ? mlp : []),
   ]);
   const linears: Shapes = {
     "self_attn.q_proj": [heads * size, hidden],

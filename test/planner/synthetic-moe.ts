@@ -160,6 +160,14 @@ export function moeShapes({ fields, form }: MoeCase): Shapes {
   return shapes;
 }
 
+/** The correction bias is F32 on disk, all else BF16. */
+export function moeCheckpoint(model: MoeCase): Synthetic {
+  const shapes = moeShapes(model);
+  const biases = Object.keys(shapes).filter((name) => name.endsWith("e_score_correction_bias"));
+  const dtypes = Object.fromEntries(biases.map((name) => [name, "F32"] as const));
+  return synthesize(model.fields, shapes, { fileCount: model.fileCount, dtypes });
+}
+
 function latentShapes(fields: ConfigFields, prefix: string): Shapes {
   const [plain, rotary, value] = ["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"].map((name) =>
     sizeOf(fields, name),
@@ -188,6 +196,7 @@ function expertShapes(fields: ConfigFields, prefix: string, form: ExpertForm): S
   const wide = sizeOf(fields, "moe_intermediate_size");
   const count = expertsOf(fields);
   const shapes: Shapes = { [`${prefix}gate.weight`]: [count, hidden] };
+  if (fields.model_type === "deepseek_v3") shapes[`${prefix}gate.e_score_correction_bias`] = [count];
   const shared = sizeOf(fields, "n_shared_experts") * wide;
   if (shared > 0) {
     shapes[`${prefix}shared_experts.gate_proj.weight`] = [shared, hidden];
@@ -273,6 +282,7 @@ export function quantizedOnDisk(model: MoeCase, kind: ScaleKind): Synthetic {
   const scales: Shapes = {};
   const dtypes: Record<string, FormatDType> = {};
   for (const [name, shape] of Object.entries(shapes)) {
+    if (name.endsWith("e_score_correction_bias")) dtypes[name] = "F32";
     if (shape.length < 2 || /embed_tokens|lm_head|mlp\.gate\.weight/.test(name)) continue;
     const [rows = 1, cols = 1] = shape.slice(-2);
     const stacked = shape.slice(0, -2);

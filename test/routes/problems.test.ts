@@ -161,6 +161,12 @@ describe("an invalid body", () => {
     [{ source: SOURCE, fleet: "../etc" }, "fleet", "must match pattern"],
     [{ source: SOURCE, dry_run: "yes" }, "dry_run", "must be boolean"],
     [{ source: SOURCE, metadata: { a: 1 } }, "metadata.a", "must be string"],
+    [{ source: SOURCE, metadata: { a: "x".repeat(1001) } }, "metadata.a", "must NOT have more than 1000 characters"],
+    [
+      { source: SOURCE, metadata: { ["k".repeat(101)]: "x" } },
+      `metadata.${"k".repeat(101)}`,
+      "must NOT have more than 100 characters",
+    ],
   ])("names the field and its rule (%j)", async (body, path, rule) => {
     const { detail, errors } = await errorsOf(body);
     expect(errors.map((error) => error.path)).toContain(path);
@@ -178,6 +184,12 @@ describe("an invalid body", () => {
     expect(two.detail).toContain("and 1 more");
     const many = await errorsOf({ source: SOURCE, recipe: { ignore: Array.from({ length: 500 }, () => 7) } });
     expect(many.errors).toHaveLength(20);
+  });
+
+  it("says once that a key of metadata is too long, and takes one of 100 characters", async () => {
+    const { errors } = await errorsOf({ source: SOURCE, metadata: { ["k".repeat(101)]: "x" } });
+    expect(errors).toHaveLength(1);
+    expect((await submit({ source: SOURCE, metadata: { ["k".repeat(100)]: "x" } })).statusCode).toBe(202);
   });
 
   it("says a thing once, for a source of either kind", async () => {

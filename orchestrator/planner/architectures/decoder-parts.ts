@@ -1,19 +1,20 @@
 // The pieces that decoder layers are made of, as tensor specifications: norms, linears with their biases, attention, gated
 // MLP. Each kind of piece knows its fuse order and its partition rules; the families put pieces together.
 
-import { readSize } from "../../checkpoint/model-config.js";
+import { readFlag, readSize } from "../../checkpoint/model-config.js";
 import type { PartRule } from "../../contract/plan.js";
 import type { Dimensions, PartSource, PartSpec, TensorSpec } from "./family.js";
 
-/** Whether the config demands a bias, or it is there where the checkpoint has one. */
-export type BiasPresence = "required" | "where_present";
+/** Which linears of attention have biases: none, q, k and v, or the output projection too. */
+export type AttentionBias = "none" | "qkv" | "all";
 
-export function biasPresence(demanded: boolean): BiasPresence {
-  return demanded ? "required" : "where_present";
+/** Where the config decides: `attention_bias` is for all of them. */
+export function configuredBias({ config }: Dimensions): AttentionBias {
+  return readFlag(config, "attention_bias", false) ? "all" : "none";
 }
 
 export interface AttentionOptions {
-  bias: BiasPresence;
+  bias: AttentionBias;
   /** A norm over each query head and each key head. */
   headNorms?: boolean;
   /** q, k and v are one tensor on disk, stacked whole. */
@@ -24,7 +25,7 @@ export interface AttentionOptions {
 export function denseLayer(
   model: Dimensions,
   prefix: string,
-  options: { attention: AttentionOptions; mlpBias: BiasPresence; fusedOnDisk?: boolean },
+  options: { attention: AttentionOptions; mlpBias: boolean; fusedOnDisk?: boolean },
 ): TensorSpec[] {
   const mlp = { prefix: `${prefix}mlp.`, ...intermediateSize(model), bias: options.mlpBias };
   return [
@@ -57,10 +58,10 @@ export function groupedQueryAttention(model: Dimensions, prefix: string, options
         { name: `${attention}v_proj`, ...keyValue },
       ],
       hiddenSize,
-      options,
+      { ...options, bias: options.bias !== "none" },
     ),
     ...headNorms.map((name) => norm(`${attention}${name}`, headSize)),
-    ...rowParallel(`${attention}o_proj`, hiddenSize, { cols: headCount * headSize, ...heads }, options.bias),
+    ...rowParallel(`${attention}o_proj`, hiddenSize, { cols: headCount * headSize, ...heads }, options.bias === "all"),
     ...attentionScales(attention, "attn"),
   ];
 }
@@ -68,7 +69,7 @@ export function groupedQueryAttention(model: Dimensions, prefix: string, options
 /** gate and up fused, and down. `size` is the number of rows of gate and of up; `field` is where the config has it. */
 export function gatedMlp(
   model: Dimensions,
-  mlp: { prefix: string; size: number; field: string; bias: BiasPresence; fusedOnDisk?: boolean | undefined },
+  mlp: { prefix: string; size: number; field: string; bias: boolean; fusedOnDisk?: boolean | undefined },
 ): TensorSpec[] {
   const { prefix, size, field, bias, fusedOnDisk = false } = mlp;
   const units = { count: size, field };
@@ -125,20 +126,24 @@ export interface Column {
   units?: { count: number; field: string };
 }
 
-/** A linear, whose parts are cut by rows, each alone, and stacked; its bias likewise. A part may be all that there is. */
+/** A linear, whose parts are cut by rows, each alone, and stacked; its bias, if it has one, likewise. A part may be all that there is. */
 export function columnParallel(
   name: string,
   columns: readonly Column[],
   cols: number,
-  { bias, fusedOnDisk }: { bias: BiasPresence; fusedOnDisk?: boolean },
+  { bias, fusedOnDisk }: { bias: boolean; fusedOnDisk?: boolean },
 ): TensorSpec[] {
   const weights = columns.map((part) => matrix(`${part.name}.weight`, part.rows, cols, part.rule, part.units));
   const biases = columns.map((part) => vector(`${part.name}.bias`, part.rows, part.rule, part.units));
   const onDisk = fusedOnDisk === true ? windowsOf : (_: string, parts: PartSpec[]) => parts;
   return [
     { name: `${name}.weight`, parts: onDisk(`${name}.weight`, weights), quantized: true, presence: "required" },
-    { name: `${name}.bias`, parts: onDisk(`${name}.bias`, biases), quantized: false, presence: bias },
+    ...(bias ? [biasOf(name, onDisk(`${name}.bias`, biases))] : []),
   ];
+}
+
+function biasOf(name: string, parts: readonly PartSpec[]): TensorSpec {
+  return { name: `${name}.bias`, parts, quantized: false, presence: "required" };
 }
 
 /** The same parts, as windows of one tensor in which they are stacked whole: its rows are split before any is cut. */
@@ -158,17 +163,20 @@ export function rowParallel(
   name: string,
   rows: number,
   { cols, ...units }: { cols: number; count: number; field: string },
-  bias: BiasPresence,
+  bias: boolean,
 ): TensorSpec[] {
   const weight = matrix(`${name}.weight`, rows, cols, { kind: "columns" }, units);
-  const whole = vector(`${name}.bias`, rows, REPLICATE);
   return [
     { name: `${name}.weight`, parts: [weight], quantized: true, presence: "required" },
-    { name: `${name}.bias`, parts: [whole], quantized: false, presence: bias },
+    ...(bias ? [biasOf(name, [vector(`${name}.bias`, rows, REPLICATE)])] : []),
   ];
 }
 
-/** The scalars of the key/value cache and of attention, under every name they have been written with. */
+/**
+ * The scalars of the key/value cache and of attention, under every name they have been written with. These alone are optional: a
+ * checkpoint that was calibrated for an FP8 cache has them (Llama-3.1-8B-Instruct-FP8-KV), what it was made of has none
+ * (Llama-3.1-8B-Instruct), and the config is the same.
+ */
 export function attentionScales(attention: string, kernelModule: string): TensorSpec[] {
   const names: Record<string, string[]> = {
     q_scale: ["q_scale", "attn.q_scale"],

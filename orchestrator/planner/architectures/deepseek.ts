@@ -1,5 +1,6 @@
 // DeepSeek-V2, DeepSeek-V3 and Kimi K2: latent attention; the first layers are dense, the others have routed experts and shared
-// ones, which are one MLP as wide as all of them.
+// ones, which are one MLP as wide as all of them. The router of DeepSeek-V3 and of Kimi K2 always has a correction bias; configs
+// name its topk_method only in some versions. That of DeepSeek-V2 has one where the config says so.
 
 import { readCount, readSize, readSizeOrNull } from "../../checkpoint/model-config.js";
 import { gatedMlp, intermediateSize, norm, REPLICATE, vector } from "./decoder-parts.js";
@@ -7,22 +8,34 @@ import { type Experts, expertCount, PROJECTIONS, routedExperts, router } from ".
 import type { Dimensions, Family, TensorSpec } from "./family.js";
 import { latentAttention } from "./latent-attention.js";
 
-export const deepseek: Family = {
-  architectures: ["DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM", "KimiK2ForCausalLM"],
-  modelTypes: ["deepseek_v3", "deepseek_v2", "kimi_k2"],
+export const deepseekV2: Family = {
+  architectures: ["DeepseekV2ForCausalLM"],
+  modelTypes: ["deepseek_v2"],
   tiedByDefault: false,
-  decoderLayer,
+  decoderLayer: (model, prefix, index) =>
+    decoderLayer(model, prefix, { index, correctionBias: model.config.fields.topk_method === "noaux_tc" }),
 };
 
-function decoderLayer(model: Dimensions, prefix: string, index: number): TensorSpec[] {
+export const deepseekV3: Family = {
+  architectures: ["DeepseekV3ForCausalLM", "KimiK2ForCausalLM"],
+  modelTypes: ["deepseek_v3", "kimi_k2"],
+  tiedByDefault: false,
+  decoderLayer: (model, prefix, index) => decoderLayer(model, prefix, { index, correctionBias: true }),
+};
+
+function decoderLayer(
+  model: Dimensions,
+  prefix: string,
+  { index, correctionBias }: { index: number; correctionBias: boolean },
+): TensorSpec[] {
   const mlp = `${prefix}mlp.`;
   return [
     norm(`${prefix}input_layernorm`, model.hiddenSize),
     ...latentAttention(model, prefix),
     norm(`${prefix}post_attention_layernorm`, model.hiddenSize),
     ...(isSparse(model, index)
-      ? sparse(model, mlp)
-      : gatedMlp(model, { prefix: mlp, ...intermediateSize(model), bias: "where_present" })),
+      ? sparse(model, mlp, correctionBias)
+      : gatedMlp(model, { prefix: mlp, ...intermediateSize(model), bias: false })),
   ];
 }
 
@@ -32,7 +45,7 @@ function isSparse({ config }: Dimensions, index: number): boolean {
   return hasExperts && index >= first && index % readSize(config, "moe_layer_freq", 1) === 0;
 }
 
-function sparse(model: Dimensions, prefix: string): TensorSpec[] {
+function sparse(model: Dimensions, prefix: string, correctionBias: boolean): TensorSpec[] {
   const { config } = model;
   const field = "moe_intermediate_size";
   const size = readSize(config, field);
@@ -40,7 +53,7 @@ function sparse(model: Dimensions, prefix: string): TensorSpec[] {
   const shared = size * readCount(config, "n_shared_experts", 0);
   return [
     router(model, experts),
-    correctionBias(model, experts),
+    ...(correctionBias ? [correctionBiasOf(experts)] : []),
     ...routedExperts(model, experts),
     ...(shared === 0
       ? []
@@ -48,19 +61,19 @@ function sparse(model: Dimensions, prefix: string): TensorSpec[] {
           prefix: `${prefix}shared_experts.`,
           size: shared,
           field: `n_shared_experts * ${field}`,
-          bias: "where_present",
+          bias: false,
         })),
   ];
 }
 
 /** Added to the router's scores when it chooses; too fine for 16 bits, so F32 whatever dtype is asked for. */
-function correctionBias({ config }: Dimensions, { prefix, count }: Experts): TensorSpec {
+function correctionBiasOf({ prefix, count }: Experts): TensorSpec {
   const name = `${prefix}gate.e_score_correction_bias`;
   return {
     name,
     parts: [vector(name, count, REPLICATE)],
     quantized: false,
-    presence: config.fields.topk_method === "noaux_tc" ? "required" : "where_present",
+    presence: "required",
     straightToF32: true,
   };
 }

@@ -51,10 +51,11 @@ export interface TensorSpec {
   /** A linear weight: the recipe applies. */
   quantized: boolean;
   /**
-   * `required`: a part not in the checkpoint is `tensor_missing`. `where_present`: no kernel tensor when all parts are absent.
-   * `attention_scale`: an F32 scalar, 1 when absent, positive, set in the finalize phase.
+   * `required`: a part that is not in the checkpoint is `tensor_missing`. A family lists no tensor that the architecture or the
+   * config does not demand, whatever a checkpoint has. `attention_scale`: an F32 scalar, 1 when absent, positive, set in the
+   * finalize phase.
    */
-  presence: "required" | "where_present" | "attention_scale";
+  presence: "required" | "attention_scale";
   /** That many matrices, one an expert; the parts are those of each. */
   experts?: number;
   /** Made at finalize from a kernel tensor of the same layer that is finished. */
@@ -84,7 +85,7 @@ export interface LayerSpec {
 export interface Family {
   /** Values of `architectures[0]` that mean this family. */
   architectures: readonly string[];
-  /** Values of `model_type` that mean it when `architectures` is absent; the first is the family's own. */
+  /** Values of `model_type` that mean it when `architectures` is absent or names a wrapped class; the first is the family's own. */
   modelTypes: readonly string[];
   /** What an absent `tie_word_embeddings` means. */
   tiedByDefault: boolean;

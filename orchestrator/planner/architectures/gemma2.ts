@@ -1,7 +1,6 @@
 // Gemma 2: as Llama, with a norm on either side of attention and of the MLP; the embedding serves as the head.
 
-import { readFlag } from "../../checkpoint/model-config.js";
-import { biasPresence, gatedMlp, groupedQueryAttention, intermediateSize, norm } from "./decoder-parts.js";
+import { configuredBias, gatedMlp, groupedQueryAttention, intermediateSize, norm } from "./decoder-parts.js";
 import type { Dimensions, Family, TensorSpec } from "./family.js";
 
 export const gemma2: Family = {
@@ -12,14 +11,13 @@ export const gemma2: Family = {
 };
 
 export function gemmaLayer(model: Dimensions, prefix: string, options: { headNorms: boolean }): TensorSpec[] {
-  const { config, hiddenSize } = model;
-  const bias = biasPresence(readFlag(config, "attention_bias", false));
+  const { hiddenSize } = model;
   return [
     norm(`${prefix}input_layernorm`, hiddenSize),
-    ...groupedQueryAttention(model, prefix, { bias, ...options }),
+    ...groupedQueryAttention(model, prefix, { bias: configuredBias(model), ...options }),
     norm(`${prefix}post_attention_layernorm`, hiddenSize),
     norm(`${prefix}pre_feedforward_layernorm`, hiddenSize),
-    ...gatedMlp(model, { prefix: `${prefix}mlp.`, ...intermediateSize(model), bias: "where_present" }),
+    ...gatedMlp(model, { prefix: `${prefix}mlp.`, ...intermediateSize(model), bias: false }),
     norm(`${prefix}post_feedforward_layernorm`, hiddenSize),
   ];
 }

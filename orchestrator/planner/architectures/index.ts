@@ -5,7 +5,7 @@ import { type ModelConfig, readFlag, readSize } from "../../checkpoint/model-con
 import { quoted } from "../../checkpoint/strict-json.js";
 import { LayercastError } from "../../contract/errors.js";
 import { norm, vocabularyTable } from "./decoder-parts.js";
-import { deepseek } from "./deepseek.js";
+import { deepseekV2, deepseekV3 } from "./deepseek.js";
 import type { Dimensions, Family, LayerSpec, PartSource, TensorSpec } from "./family.js";
 import { gemma2 } from "./gemma2.js";
 import { gemma3 } from "./gemma3.js";
@@ -28,25 +28,31 @@ const FAMILIES: readonly Family[] = [
   mixtral,
   qwen2Moe,
   qwen3Moe,
-  deepseek,
+  deepseekV2,
+  deepseekV3,
 ];
 
-/** The family by `architectures[0]`; by `model_type` only where that is absent. */
-export function familyOf(config: ModelConfig): Family {
-  const { architecture, modelType } = config;
-  const family = FAMILIES.find((candidate) =>
-    architecture !== null
-      ? candidate.architectures.includes(architecture)
-      : modelType !== null && candidate.modelTypes.includes(modelType),
-  );
+/** The family by `architectures[0]`; by `model_type` where that is absent or names a wrapped class of the family. */
+export function familyOf({ architecture, modelType }: ModelConfig): Family {
+  const byType = FAMILIES.find(({ modelTypes }) => modelType !== null && modelTypes.includes(modelType));
+  const family =
+    architecture === null
+      ? byType
+      : (FAMILIES.find(({ architectures }) => architectures.includes(architecture)) ??
+        (byType !== undefined && wraps(architecture, byType) ? byType : undefined));
   if (family !== undefined) return family;
   const known = FAMILIES.flatMap(({ architectures }) => architectures);
-  const named = quoted(architecture ?? modelType ?? "that the config does not name");
+  const named = architecture ?? modelType;
   throw new LayercastError(
     "unsupported_architecture",
-    `The architecture ${named} is not known; known are ${known.join(", ")}.`,
+    `${named === null ? "The config names no architecture" : `The architecture ${quoted(named)} is not known`}; known are ${known.join(", ")}.`,
     { architecture, model_type: modelType, known },
   );
+}
+
+/** Saved while it was wrapped, a model has the name of the wrapper's class: FSDP2's is `FSDP` before the model's own. */
+function wraps(architecture: string, { architectures }: Family): boolean {
+  return WRAPPERS.includes(architecture) || architectures.some((own) => architecture.endsWith(own));
 }
 
 export function readDimensions(whole: ModelConfig, family: Family): Dimensions {
@@ -114,6 +120,8 @@ export function skipReason(name: string, family: Family, model: Dimensions): str
   return family.skip?.(name, model) ?? null;
 }
 
+/** Classes that wrap any model and do not name it. */
+const WRAPPERS = ["FullyShardedDataParallel", "DistributedDataParallel", "OptimizedModule"];
 const DECODER_LAYERS = "model.layers.";
 const DECODER_LAYER = /^model\.layers\.(\d+)\./;
 const LM_HEAD = "lm_head";

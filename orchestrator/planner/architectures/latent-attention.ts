@@ -1,12 +1,12 @@
 // Multi-head latent attention (MLA) as tensor specifications: queries and keys/values go through narrow linears, which every
 // rank has whole, and wide ones, which are cut by heads. At finalize kv_b_proj is split into what decoding multiplies with.
 
-import { readFlag, readSize, readSizeOrNull } from "../../checkpoint/model-config.js";
+import { readSize, readSizeOrNull } from "../../checkpoint/model-config.js";
 import {
   attentionScales,
-  biasPresence,
   type Column,
   columnParallel,
+  configuredBias,
   norm,
   REPLICATE,
   rowParallel,
@@ -21,13 +21,13 @@ export function latentAttention(model: Dimensions, prefix: string): TensorSpec[]
   const rotarySize = readSize(config, "qk_rope_head_dim");
   const valueSize = readSize(config, "v_head_dim");
   const heads = { count: headCount, field: "num_attention_heads" };
-  const bias = biasPresence(readFlag(config, "attention_bias", false));
+  const bias = configuredBias(model) === "all";
   const byHeads = (name: string, headRows: number, cols: number): TensorSpec[] =>
     columnParallel(
       `${attention}${name}`,
       [{ name: `${attention}${name}`, rows: headCount * headRows, rule: { kind: "rows" }, units: heads }],
       cols,
-      { bias: "where_present" },
+      { bias: false },
     );
   const narrow = (name: string, rows: number): Column => ({ name: `${attention}${name}`, rows, rule: REPLICATE });
   const keyValue = narrow("kv_a_proj_with_mqa", rank + rotarySize);

@@ -1,7 +1,7 @@
-// Llama: grouped-query attention and a gated MLP, with biases where the config or the checkpoint says so.
+// Llama: grouped-query attention and a gated MLP, with biases where the config says so.
 
 import { readFlag } from "../../checkpoint/model-config.js";
-import { biasPresence, denseLayer } from "./decoder-parts.js";
+import { configuredBias, denseLayer } from "./decoder-parts.js";
 import type { Family } from "./family.js";
 
 export const llama: Family = {
@@ -10,7 +10,7 @@ export const llama: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix) =>
     denseLayer(model, prefix, {
-      attention: { bias: biasPresence(readFlag(model.config, "attention_bias", false)) },
-      mlpBias: biasPresence(readFlag(model.config, "mlp_bias", false)),
+      attention: { bias: configuredBias(model) },
+      mlpBias: readFlag(model.config, "mlp_bias", false),
     }),
 };

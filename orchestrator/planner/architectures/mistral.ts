@@ -1,4 +1,4 @@
-// Mistral in the Hugging Face layout: the tensors of Llama, whose config has no options for biases.
+// Mistral in the Hugging Face layout: the tensors of Llama, never a bias.
 
 import { denseLayer } from "./decoder-parts.js";
 import type { Family } from "./family.js";
@@ -7,6 +7,5 @@ export const mistral: Family = {
   architectures: ["MistralForCausalLM"],
   modelTypes: ["mistral"],
   tiedByDefault: false,
-  decoderLayer: (model, prefix) =>
-    denseLayer(model, prefix, { attention: { bias: "where_present" }, mlpBias: "where_present" }),
+  decoderLayer: (model, prefix) => denseLayer(model, prefix, { attention: { bias: "none" }, mlpBias: false }),
 };

@@ -22,7 +22,7 @@ function decoderLayer(model: Dimensions, prefix: string): TensorSpec[] {
   };
   return [
     norm(`${prefix}input_layernorm`, model.hiddenSize),
-    ...groupedQueryAttention(model, prefix, { bias: "where_present" }),
+    ...groupedQueryAttention(model, prefix, { bias: "none" }),
     norm(`${prefix}post_attention_layernorm`, model.hiddenSize),
     router(model, experts),
     ...routedExperts(model, experts),

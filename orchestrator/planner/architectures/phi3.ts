@@ -1,4 +1,4 @@
-// Phi-3 and Phi-4: the tensors of Llama, but q, k and v are one tensor on disk, and gate and up are another.
+// Phi-3 and Phi-4: the tensors of Llama, but q, k and v are one tensor on disk, and gate and up are another. Never a bias.
 
 import { denseLayer } from "./decoder-parts.js";
 import type { Family } from "./family.js";
@@ -9,8 +9,8 @@ export const phi3: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix) =>
     denseLayer(model, prefix, {
-      attention: { bias: "where_present", fusedOnDisk: true },
-      mlpBias: "where_present",
+      attention: { bias: "none", fusedOnDisk: true },
+      mlpBias: false,
       fusedOnDisk: true,
     }),
 };

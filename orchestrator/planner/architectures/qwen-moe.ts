@@ -1,10 +1,10 @@
-// Qwen2-MoE and Qwen3-MoE: the attention of Qwen2 and of Qwen3, and experts in the layers that the config says. Qwen2-MoE has
-// a shared expert beside them, with a gate of its own.
+// Qwen2-MoE and Qwen3-MoE: the attention of Qwen2 and of Qwen3, and experts in the layers that the config says. Qwen2-MoE has biases
+// of q, k and v unless the config says qkv_bias: false, and a shared expert beside the others, with a gate of its own.
 
 import { readCount, readFlag, readIndexes, readSize } from "../../checkpoint/model-config.js";
 import {
   type AttentionOptions,
-  biasPresence,
+  configuredBias,
   gatedMlp,
   groupedQueryAttention,
   intermediateSize,
@@ -21,7 +21,7 @@ export const qwen2Moe: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix, index) =>
     decoderLayer(model, prefix, {
-      attention: { bias: "where_present" },
+      attention: { bias: readFlag(model.config, "qkv_bias", true) ? "qkv" : "none" },
       feedForward: isSparse(model, index)
         ? [...sparse(model, `${prefix}mlp.`), ...sharedExpert(model, `${prefix}mlp.`)]
         : dense(model, `${prefix}mlp.`),
@@ -34,7 +34,7 @@ export const qwen3Moe: Family = {
   tiedByDefault: false,
   decoderLayer: (model, prefix, index) =>
     decoderLayer(model, prefix, {
-      attention: { bias: biasPresence(readFlag(model.config, "attention_bias", false)), headNorms: true },
+      attention: { bias: configuredBias(model), headNorms: true },
       feedForward: isSparse(model, index) ? sparse(model, `${prefix}mlp.`) : dense(model, `${prefix}mlp.`),
     }),
 };
@@ -58,7 +58,7 @@ function isSparse({ config }: Dimensions, index: number): boolean {
 }
 
 function dense(model: Dimensions, prefix: string): TensorSpec[] {
-  return gatedMlp(model, { prefix, ...intermediateSize(model), bias: "where_present" });
+  return gatedMlp(model, { prefix, ...intermediateSize(model), bias: false });
 }
 
 function sparse(model: Dimensions, prefix: string): TensorSpec[] {
@@ -68,14 +68,17 @@ function sparse(model: Dimensions, prefix: string): TensorSpec[] {
   return [router(model, experts), ...routedExperts(model, experts)];
 }
 
+/** What a config that leaves it out means: every Qwen2-MoE has a shared expert, unless the size is 0. */
+const SHARED_EXPERT_SIZE = 5632;
+
 /** Sees every token, weighted by a gate of one row. */
 function sharedExpert(model: Dimensions, prefix: string): TensorSpec[] {
   const field = "shared_expert_intermediate_size";
-  const size = readCount(model.config, field, 0);
+  const size = readCount(model.config, field, SHARED_EXPERT_SIZE);
   if (size === 0) return [];
   const gate = matrix(`${prefix}shared_expert_gate.weight`, 1, model.hiddenSize, REPLICATE);
   return [
-    ...gatedMlp(model, { prefix: `${prefix}shared_expert.`, size, field, bias: "where_present" }),
+    ...gatedMlp(model, { prefix: `${prefix}shared_expert.`, size, field, bias: false }),
     { name: `${prefix}shared_expert_gate.weight`, parts: [gate], quantized: false, presence: "required" },
   ];
 }

@@ -1,4 +1,4 @@
-// Qwen2 and Qwen2.5: as Llama; q, k and v have biases, of which the config does not speak, so the checkpoint decides.
+// Qwen2 and Qwen2.5: as Llama; q, k and v always have biases, of which the config does not speak.
 
 import { denseLayer } from "./decoder-parts.js";
 import type { Family } from "./family.js";
@@ -7,6 +7,5 @@ export const qwen2: Family = {
   architectures: ["Qwen2ForCausalLM"],
   modelTypes: ["qwen2"],
   tiedByDefault: false,
-  decoderLayer: (model, prefix) =>
-    denseLayer(model, prefix, { attention: { bias: "where_present" }, mlpBias: "where_present" }),
+  decoderLayer: (model, prefix) => denseLayer(model, prefix, { attention: { bias: "qkv" }, mlpBias: false }),
 };

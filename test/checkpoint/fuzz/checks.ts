@@ -59,6 +59,7 @@ export const CHECKS: readonly SwitchedOff[] = [
     "code !== 0x09) return;",
   ),
   without("a file name that leads out of the directory", INDEX, "!/[/\\\\\\p{Cc}]/u.test(name)", "true"),
+  without("NaN before a colon, where a name must be", CONFIG, "(?!\\s*:)", ""),
   without("a size that is no size", CONFIG, "|| value < 1 ||", "||"),
   without("a model type that is no text", CONFIG, 'if (value !== null && typeof value !== "string")', "if (false)"),
 ];

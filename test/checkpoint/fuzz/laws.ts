@@ -10,7 +10,7 @@ import { familyOf, layersOf, readDimensions, skipReason } from "../../../orchest
 import type { Random } from "../../schedules/random.js";
 import { type HeaderInput, headerInput } from "./header-inputs.js";
 import { configInput, indexInput } from "./other-inputs.js";
-import { readHeaderSlowly, readIndexSlowly, readLengthSlowly } from "./slow-readers.js";
+import { readHeaderSlowly, readIndexSlowly, readLengthSlowly, readPythonSlowly } from "./slow-readers.js";
 
 export interface Verdict {
   accepted: boolean;
@@ -103,11 +103,16 @@ function judgeConfig(text: string): Verdict {
     return { config, model, layers };
   });
   if ("broken" in outcome) return { accepted: false, broken: outcome.broken };
-  if ("refused" in outcome) return { accepted: false, broken: null };
+  const fields = readPythonSlowly(text);
+  if ("refused" in outcome) {
+    const isWrong = fields !== null && outcome.refused.message.includes("is not JSON");
+    return { accepted: false, broken: isWrong ? `refuses what is right: ${outcome.refused.message}` : null };
+  }
+  if (fields === null) return { accepted: true, broken: "accepts what is wrong" };
   const { config, model, layers } = outcome.value;
   const wrongSize = Object.entries(model).find(([, value]) => typeof value === "number" && !isSize(value));
   const broken =
-    wrongConfig(text, config) ??
+    wrongConfig(fields, config) ??
     (wrongSize === undefined ? null : `takes ${wrongSize.join(" ")} for a size`) ??
     layers.map(wrongLayer).find((wrong) => wrong !== null);
   return { accepted: true, broken: broken ?? null };
@@ -117,9 +122,14 @@ function isSize(value: number): boolean {
   return Number.isInteger(value) && value >= 1 && value <= LARGEST_SIZE;
 }
 
-/** JSON.parse is trusted; what a config says of itself is looked up in its answer. */
-function wrongConfig(text: string, config: ModelConfig): string | null {
-  const fields = JSON.parse(text) as Record<string, unknown>;
+/** What a config says of itself is looked up in its fields, as they were read a second time. */
+function wrongConfig(fields: Record<string, unknown>, config: ModelConfig): string | null {
+  for (const name of new Set([...Object.keys(fields), ...Object.keys(config.fields)])) {
+    const [found, wanted] = [config.fields[name], fields[name]];
+    // Fields may be nested deeper than functions can follow that call themselves.
+    const isSame = typeof wanted === "object" ? typeof found === "object" : Object.is(found, wanted);
+    if (!isSame) return `reads ${String(found)} for ${name}, there is ${String(wanted)}`;
+  }
   const own = (name: string) => (Object.hasOwn(fields, name) ? (fields[name] ?? null) : null);
   const [architecture = null] = (own("architectures") ?? []) as unknown[];
   if (Array.isArray(fields) || config.architecture !== architecture)

@@ -62,6 +62,7 @@ export function configInput(
   if (random.chance(0.2)) put("topk_method", '"noaux_tc"');
   for (const name of FLAGS) if (random.chance(0.3)) put(name, String(random.chance(0.5)));
   for (const name of OTHERS) if (random.chance(0.1)) fields.set(name, anyJson(random));
+  if (random.chance(0.1)) fields.set("rope_theta", notFinite(random));
   if (random.chance(0.05)) fields.set("text_config", configInput(random, known));
   if (random.chance(0.02)) fields.set("extra", nested(random));
   const text = `{${[...fields].map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}`;
@@ -72,6 +73,16 @@ function nameFrom(random: Random, names: readonly string[]): string {
   return random.chance(0.95) ? random.pick(names) : anyName(random);
 }
 
+/** As Python writes it, alone or in a list or object, or nearly so. */
+function notFinite(random: Random): string {
+  const word = random.pick(random.chance(0.8) ? ["NaN", "Infinity", "-Infinity"] : NEARLY);
+  return random.pick([word, word, `[1, ${word}]`, `{"a": ${word} }`, `{${word}: 1}`, `"${word}"`, `"\\"${word}"`]);
+}
+
+const NEARLY = ["-NaN", "+Infinity", "nan", "NaN1", "1NaN", "- Infinity", "NaNNaN", '"NaN', 'NaN"', "\\NaN"];
+
 function wrongValue(random: Random): string {
+  if (random.chance(0.1)) return notFinite(random);
+  if (random.chance(0.02)) return random.pick(["[[[1]]]", "[1,2,3,4,5]"]);
   return random.chance(0.6) ? random.pick(["0", "null", "2147483647", oddNumber(random)]) : anyJson(random);
 }

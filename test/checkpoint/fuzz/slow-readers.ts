@@ -115,3 +115,35 @@ function isPlainFileName(name: string): boolean {
   const isControl = (code: number) => code < 0x20 || (code >= 0x7f && code < 0xa0);
   return name.length < 256 && name.endsWith(".safetensors") && !/[\\/]/.test(name) && !codes.some(isControl);
 }
+
+const NOT_FINITE = ["NaN", "-Infinity", "Infinity"];
+
+/**
+ * The fields of a config.json, which may hold NaN and infinities; null when it is no JSON with these. JSON.parse is trusted with
+ * the rest: character by character, a word outside of texts that is not the name of a field is put into quotes.
+ */
+export function readPythonSlowly(text: string): Record<string, unknown> | null {
+  let plain = "";
+  let isInText = false;
+  for (let at = 0; at < text.length; ) {
+    const word = isInText ? undefined : NOT_FINITE.find((one) => text.startsWith(one, at));
+    const character = text[at] ?? "";
+    if (word !== undefined) {
+      const isName = text.slice(at + word.length).trimStart()[0] === ":";
+      plain += isName ? word : `"${word}"`;
+      at += word.length;
+    } else if (isInText && character === "\\") {
+      plain += text.slice(at, at + 2);
+      at += 2;
+    } else {
+      if (character === '"') isInText = !isInText;
+      plain += character;
+      at += 1;
+    }
+  }
+  try {
+    return JSON.parse(plain) as Record<string, unknown>;
+  } catch {
+    return null;
+  }
+}
