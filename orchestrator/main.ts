@@ -51,15 +51,22 @@ function closeOnSignal(log: Logger, open: (() => Promise<void>)[]): void {
     log.info({ signal }, "closing");
     setTimeout(() => {
       log.error({ timeoutMs: CLOSE_TIMEOUT_MS }, "closing took too long: leaving as things are");
-      process.exit(1);
+      leave(1);
     }, CLOSE_TIMEOUT_MS).unref();
     closeAll(open).then(
-      () => process.exit(0),
+      () => leave(0),
       (error: unknown) => {
         log.error({ err: error }, "closing failed");
-        process.exit(1);
+        leave(1);
       },
     );
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, onSignal);
+}
+
+/** process.exit() waits for the threads of file system calls and lookups, which may never return: then a signal ends it. */
+function leave(code: number): void {
+  const isStuck = process.getActiveResourcesInfo().some((name) => /^(FSReq|GetAddrInfo|FileHandle)/.test(name));
+  if (isStuck) process.kill(process.pid, "SIGKILL");
+  process.exit(code);
 }

@@ -11,11 +11,14 @@ import {
   readHeaderLength,
   type SafetensorsHeader,
 } from "./safetensors-header.js";
-import { sourceError } from "./source-path.js";
+import { type AllowedRoots, requireOpenedUnder, sourceError } from "./source-path.js";
 
-/** `path` must be real: a symbolic link as its last part is refused. */
-export async function readCheckpointFile(path: string): Promise<{ file: CheckpointFile; header: SafetensorsHeader }> {
-  const { file, headerBytes } = await readHeaderBytes(path);
+/** `path` must be real: a symbolic link as its last part is refused. `roots`: what was opened must lie there. */
+export async function readCheckpointFile(
+  path: string,
+  roots: AllowedRoots | null = null,
+): Promise<{ file: CheckpointFile; header: SafetensorsHeader }> {
+  const { file, headerBytes } = await readHeaderBytes(path, roots);
   return { file, header: parseSafetensorsHeader(headerBytes, file.sizeBytes, path) };
 }
 
@@ -24,8 +27,8 @@ export async function describeFile(path: string): Promise<CheckpointFile> {
 }
 
 /** How many bytes the header of a file has, before it is read. */
-export async function headerBytesOf(path: string): Promise<number> {
-  const handle = await openRegular(path);
+export async function headerBytesOf(path: string, roots: AllowedRoots | null = null): Promise<number> {
+  const handle = await openRegular(path, roots);
   try {
     const { sizeBytes } = await stateOf(handle, path);
     return readHeaderLength(await readExactly(handle, path, Math.min(HEADER_PREFIX_BYTES, sizeBytes)), sizeBytes, path);
@@ -77,8 +80,11 @@ export async function inParallel<Item, Result>(
   return results;
 }
 
-async function readHeaderBytes(path: string): Promise<{ file: CheckpointFile; headerBytes: Uint8Array }> {
-  const handle = await openRegular(path);
+async function readHeaderBytes(
+  path: string,
+  roots: AllowedRoots | null = null,
+): Promise<{ file: CheckpointFile; headerBytes: Uint8Array }> {
+  const handle = await openRegular(path, roots);
   try {
     const before = await stateOf(handle, path);
     const prefix = await readExactly(handle, path, Math.min(HEADER_PREFIX_BYTES, before.sizeBytes));
@@ -96,13 +102,14 @@ async function readHeaderBytes(path: string): Promise<{ file: CheckpointFile; he
   }
 }
 
-async function openRegular(path: string): Promise<FileHandle> {
-  try {
-    // O_NONBLOCK: opening a FIFO must not wait for its writer.
-    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
-  } catch (error) {
+async function openRegular(path: string, roots: AllowedRoots | null): Promise<FileHandle> {
+  // O_NONBLOCK: opening a FIFO must not wait for its writer.
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW;
+  const handle = await open(path, flags).catch((error: unknown) => {
     throw sourceError(path, error);
-  }
+  });
+  if (roots !== null) await requireOpenedUnder(handle, path, roots);
+  return handle;
 }
 
 async function stateOf(handle: FileHandle, path: string): Promise<Omit<CheckpointFile, "path" | "headerDigest">> {

@@ -9,7 +9,14 @@ import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import { FILES_AT_ONCE, inParallel, readCheckpointFile } from "./checkpoint-file.js";
 import { parseCheckpointIndex, type WeightMap } from "./checkpoint-index.js";
 import { type ModelConfig, parseModelConfig } from "./model-config.js";
-import { type AllowedRoots, pathOfUri, resolveAllowed, resolveRoots, sourceError } from "./source-path.js";
+import {
+  type AllowedRoots,
+  pathOfUri,
+  requireOpenedUnder,
+  resolveAllowed,
+  resolveRoots,
+  sourceError,
+} from "./source-path.js";
 import { quoted } from "./strict-json.js";
 
 export interface Checkpoint {
@@ -29,7 +36,7 @@ export async function readCheckpointTable(
   const weightMap = await readIndex(directory, entries, roots);
   const names = namesOfFiles(directory, entries, weightMap);
   const files = await inParallel(names, FILES_AT_ONCE, async (name) =>
-    readCheckpointFile(await resolveAllowed(path.join(directory, name), roots)),
+    readCheckpointFile(await resolveAllowed(path.join(directory, name), roots), roots),
   );
   const tensors = joinTensors(names, files);
   if (weightMap !== null) checkIndexAgrees(weightMap, names, tensors, directory);
@@ -49,7 +56,7 @@ async function listDirectory(directory: string): Promise<string[]> {
 async function readConfig(directory: string, entries: ReadonlySet<string>, roots: AllowedRoots): Promise<ModelConfig> {
   if (!entries.has(CONFIG)) throw invalid(directory, `has no ${CONFIG}. Give the checkpoint's directory`);
   const file = path.join(directory, CONFIG);
-  const bytes = await readSmallFile(await resolveAllowed(file, roots), MAX_CONFIG_BYTES);
+  const bytes = await readSmallFile(await resolveAllowed(file, roots), roots, MAX_CONFIG_BYTES);
   return parseModelConfig(new TextDecoder().decode(bytes), file);
 }
 
@@ -60,7 +67,7 @@ async function readIndex(
 ): Promise<WeightMap | null> {
   if (!entries.has(INDEX)) return null;
   const file = path.join(directory, INDEX);
-  return parseCheckpointIndex(await readSmallFile(await resolveAllowed(file, roots), MAX_INDEX_BYTES), file);
+  return parseCheckpointIndex(await readSmallFile(await resolveAllowed(file, roots), roots, MAX_INDEX_BYTES), file);
 }
 
 function namesOfFiles(directory: string, entries: ReadonlySet<string>, weightMap: WeightMap | null): string[] {
@@ -113,11 +120,12 @@ function checkIndexAgrees(
   }
 }
 
-async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array> {
+async function readSmallFile(file: string, roots: AllowedRoots, maxBytes: number): Promise<Uint8Array> {
   try {
     // O_NONBLOCK: opening a FIFO must not wait for its writer.
     const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
+      await requireOpenedUnder(handle, file, roots);
       const stat = await handle.stat();
       if (!stat.isFile()) throw invalid(file, "is not a regular file");
       const { size } = stat;

@@ -2,7 +2,7 @@
 // first, then the real path must lie under one of the allowed roots. A path outside is refused the same way whether or not
 // something is there; of a path inside that a link leads out of, the link is named.
 
-import { lstat, readlink, realpath } from "node:fs/promises";
+import { type FileHandle, lstat, readlink, realpath } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LayercastError } from "../contract/errors.js";
@@ -61,6 +61,17 @@ export async function resolveAllowed(named: string, roots: AllowedRoots): Promis
   if (isUnder(real, roots.real)) return real;
   const link = await linkOutOf(named, roots);
   throw link === null ? notAllowed(named, roots) : linkNotAllowed(named, link, roots);
+}
+
+/**
+ * Between the look at a path and its opening somebody may put a link in the place of one of its directories: what was opened
+ * must itself lie under a root. Closes the file otherwise.
+ */
+export async function requireOpenedUnder(handle: FileHandle, path: string, roots: AllowedRoots): Promise<void> {
+  const opened = await readlink(`/proc/self/fd/${handle.fd}`).catch(() => null);
+  if (opened !== null && isUnder(opened, roots.real)) return;
+  await handle.close();
+  throw notAllowed(path, roots);
 }
 
 interface Link {

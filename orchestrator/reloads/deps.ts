@@ -14,6 +14,7 @@ import type { HeaderRoom } from "./push/header-room.js";
 import type { PushSessionStore } from "./push/session-store.js";
 import type { Spool } from "./push/spool.js";
 import type { RecordStore, StoredRequest } from "./record-store.js";
+import type { SourceFiles } from "./sources/source-work.js";
 
 /** What it takes to drive reloads on. */
 export interface DriveDeps {
@@ -28,6 +29,7 @@ export interface DriveDeps {
   callEngines: CallEngines;
   sessions: PushSessionStore;
   spool: Spool;
+  sources: SourceFiles;
   /** Buckets that this process is copying into the spool, by "reload/sequence". */
   spooling: Map<string, Promise<void>>;
   /** By fleet: whom this process has sent the swap jobs of which epoch. */
@@ -42,6 +44,4 @@ export interface ReloadDeps extends DriveDeps {
   follower: Follower;
   hookHosts: HookHosts;
   headerRoom: HeaderRoom;
-  /** Real paths that a source must lie under. */
-  sourceRoots: string[];
 }

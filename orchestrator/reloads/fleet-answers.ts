@@ -1,7 +1,6 @@
 // What is asked about a whole fleet, answered from its state: what it holds, whether to route to it, its hooks and drained
 // replicas, a rank's export.
 
-import { verifyFiles } from "../checkpoint/checkpoint-file.js";
 import { LayercastError } from "../contract/errors.js";
 import { rankKey } from "../contract/jobs.js";
 import type { FleetView } from "../contract/reload.js";
@@ -13,6 +12,7 @@ import { setHooks } from "./protocol/engine-transitions.js";
 import { drain } from "./protocol/replica-transitions.js";
 import type { FleetState } from "./protocol/state.js";
 import type { Reloads } from "./reloads.js";
+import { knownSources } from "./sources/known-sources.js";
 import { unknownFleet } from "./submit-reload.js";
 import { viewFleet } from "./view.js";
 
@@ -25,12 +25,15 @@ type FleetAnswers = Pick<
 
 export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
   const { store } = deps;
+  const isUsable = knownSources((content) => isSourceUsable(deps, content));
+  const viewKnownFleet = async ({ state, context }: FleetSnapshot): Promise<FleetView> =>
+    viewFleet(state, context, await canRollBack(state, isUsable));
   return {
     async fleets() {
       const names = (await store.fleets()).sort();
-      return Promise.all(names.map(async (name) => viewKnownFleet(deps, await requireFleet(deps, name))));
+      return Promise.all(names.map(async (name) => viewKnownFleet(await requireFleet(deps, name))));
     },
-    fleet: async (name) => viewKnownFleet(deps, await requireFleet(deps, name)),
+    fleet: async (name) => viewKnownFleet(await requireFleet(deps, name)),
     routable: (name, minWeightVersion) => requireRoutable(deps, name, minWeightVersion),
     async setHooks(fleet, request) {
       const hooks = hooksOf(request);
@@ -56,7 +59,7 @@ export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
     async drain(fleet, replica) {
       await requireFleet(deps, fleet);
       await store.transact(fleet, (draft) => drain(draft, replica));
-      return viewKnownFleet(deps, await requireFleet(deps, fleet));
+      return viewKnownFleet(await requireFleet(deps, fleet));
     },
     exportRank: (fleet, replica, rank) => exportRank(deps, fleet, replica, rank),
   };
@@ -68,22 +71,27 @@ export async function requireFleet(deps: ReloadDeps, name: string): Promise<Flee
   return known;
 }
 
-async function viewKnownFleet(deps: ReloadDeps, { state, context }: FleetSnapshot): Promise<FleetView> {
-  return viewFleet(state, context, await canRollBack(deps, state));
+/** From undo on every rank, or else from the source as long as it is what it was. */
+function canRollBack(
+  { previous, ranks }: FleetState,
+  isUsable: (content: string) => Promise<boolean>,
+): Promise<boolean> {
+  if (previous === null) return Promise.resolve(false);
+  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return Promise.resolve(true);
+  return isUsable(previous.content);
 }
 
-/** From undo on every rank, or else from the source as long as it is what it was. What was pushed has none. */
-async function canRollBack({ plans }: ReloadDeps, { previous, ranks }: FleetState): Promise<boolean> {
-  if (previous === null) return false;
-  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return true;
-  try {
-    const plan = await plans.load(previous.content);
-    if (plan.push !== null) return false;
-    await verifyFiles(plan.source.files);
-    return true;
-  } catch {
-    return false;
-  }
+/** What was pushed has no source. */
+async function isSourceUsable({ plans, sources }: ReloadDeps, content: string): Promise<boolean> {
+  const plan = await plans.load(content).catch((error: unknown) => {
+    if (error instanceof LayercastError && error.code === "source_gone") return null;
+    throw error;
+  });
+  if (plan === null || plan.push !== null) return false;
+  return sources.verifyFiles(plan.source.files).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function requireRoutable(deps: ReloadDeps, name: string, minimum: string | null) {

@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
-import { type Checkpoint, readCheckpointTable } from "../checkpoint/checkpoint-table.js";
+import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { type PlanRequest, type PlanView, type ReadSource, type ReloadView, readSource } from "../contract/reload.js";
 import { faultPoint } from "../fault-point.js";
 import { describePlan } from "../planner/describe-plan.js";
@@ -32,6 +32,8 @@ import { openSpool } from "./push/spool.js";
 import { trimSpool } from "./push/trim-spool.js";
 import { listReloads, openRecordStore, type StoredReload, type StoredRequest } from "./record-store.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
+import { openSourcePool } from "./sources/source-pool.js";
+import type { SourceFiles } from "./sources/source-work.js";
 import { submitReload, submitRollback } from "./submit-reload.js";
 import { trimRecords } from "./trim-records.js";
 import { viewReload } from "./view.js";
@@ -53,7 +55,8 @@ export async function openReloads(options: {
   hookHosts: readonly string[];
   log: Logger;
 }): Promise<OpenReloads> {
-  const { redisUrl, sourceRoots, log } = options;
+  const { redisUrl, log } = options;
+  const sources = openSourcePool(options.sourceRoots);
   const hookHosts = openHookHosts(options.hookHosts);
   await faultPoint("orchestrator.starting");
   const connections: Redis[] = [];
@@ -75,16 +78,16 @@ export async function openReloads(options: {
     plans: openPlanStore(redis),
     records: openRecordStore(redis),
     makePlan: async (request, state, reload) =>
-      makePlan(request, state, await readStored(redis, request, reload, sourceRoots)),
+      makePlan(request, state, await readStored(redis, sources, request, reload)),
     disk: openDisk(redis, () => connect("patient")),
     hookHosts,
     headerRoom: openHeaderRoom(),
     callEngines: engineCaller(hookHosts),
     sessions: openPushSessions(redis),
-    spool: openSpool(options.spoolDirectory),
+    spool: openSpool(options.spoolDirectory, sources.keepFile),
+    sources,
     spooling: new Map(),
     follower,
-    sourceRoots,
     swapsSent: new Map(),
     log,
   };
@@ -105,6 +108,7 @@ export async function openReloads(options: {
     async close() {
       // With Redis gone neither would end; the sweep of another orchestrator, or of the next life, goes on from the record.
       await Promise.race([driver.close().then(() => queues.close()), delay(CLOSE_TIMEOUT_MS, null, { ref: false })]);
+      sources.close();
       for (const connection of connections) connection.disconnect();
     },
   };
@@ -169,23 +173,22 @@ async function listViews(deps: ReloadDeps, { fleet, state, limit, cursor }: Relo
 /** What the reload's weights come from, as its request names it. */
 async function readStored(
   redis: Redis,
+  sources: SourceFiles,
   { source }: StoredRequest,
   reload: string,
-  sourceRoots: string[],
 ): Promise<Checkpoint> {
   if (source?.kind === "push") return declaredCheckpoint(await loadPushModel(redis, reload));
-  return readCheckpointTable(source?.uri ?? "", { allowedRoots: sourceRoots });
+  return sources.readTable(source?.uri ?? "");
 }
 
-async function readRequested(source: ReadSource, sourceRoots: string[]): Promise<Checkpoint> {
-  if (source.kind === "push") return declaredCheckpoint(source.model);
-  return readCheckpointTable(source.uri, { allowedRoots: sourceRoots });
+async function readRequested(source: ReadSource, sources: SourceFiles): Promise<Checkpoint> {
+  return source.kind === "push" ? declaredCheckpoint(source.model) : sources.readTable(source.uri);
 }
 
 async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanView> {
   const fleet = request.fleet === undefined ? null : (await requireFleet(deps, request.fleet)).state;
   const ranks = plannedRanks(request, fleet);
-  const { table, config } = await readRequested(readSource(request.source), deps.sourceRoots);
+  const { table, config } = await readRequested(readSource(request.source), deps.sources);
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, ...ranks, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
   const known = fleet ?? { ranks: {} };

@@ -2,7 +2,6 @@
 
 import { createHash, randomBytes } from "node:crypto";
 import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
-import { pathOfUri, resolveAllowed, resolveRoots } from "../checkpoint/source-path.js";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
 import { type RollbackRequest, readSource, type SubmitRequest } from "../contract/reload.js";
@@ -30,7 +29,7 @@ export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Pr
   const repeat = await deps.redis.get(KEYS.submission(request.fleet, submissionId));
   if (repeat !== null) return repeated(submissionId, digestOf(request), repeat);
   if (declared !== null) await checkPush(deps, request, declared);
-  else await resolveAllowed(pathOfUri(request.source.uri ?? ""), await resolveRoots(deps.sourceRoots));
+  else await deps.sources.resolve(request.source.uri ?? "");
   const { policy, install } = request;
   const beside = source.kind === "push" ? [{ key: KEYS.pushModel(id), value: await packPushModel(source.model) }] : [];
   return submitOnce(deps, request.fleet, submissionId, request, { stored: storable(request), beside }, () => ({

@@ -17,8 +17,14 @@ import os from "node:os";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { describeFile, verifyFile } from "../../orchestrator/checkpoint/checkpoint-file.js";
+import {
+  describeFile,
+  headerBytesOf,
+  readCheckpointFile,
+  verifyFile,
+} from "../../orchestrator/checkpoint/checkpoint-file.js";
 import { readCheckpointTable } from "../../orchestrator/checkpoint/checkpoint-table.js";
+import { resolveRoots } from "../../orchestrator/checkpoint/source-path.js";
 import { type BuiltTensor, buildSafetensors, withHeader } from "./build-safetensors.js";
 import { expectLayercastRejection } from "./expect-error.js";
 
@@ -262,5 +268,18 @@ describe("verifyFile", () => {
     const link = path.join(directory, "link.safetensors");
     await symlink(path.join(directory, "a.safetensors"), link);
     await expectLayercastRejection(describeFile(link), "source_not_found", /ELOOP/);
+  });
+
+  it("refuses a file outside of the roots, when a directory of its path became a link after the path was looked at", async () => {
+    const [inner, outside] = [path.join(root, "allowed"), path.join(root, "outside")];
+    for (const one of [inner, outside]) await mkdir(one);
+    await writeFile(path.join(outside, "a.safetensors"), withHeader("{}"));
+    const roots = await resolveRoots([inner]);
+    await symlink(outside, path.join(inner, "step"));
+    const file = path.join(inner, "step", "a.safetensors");
+    await expectLayercastRejection(readCheckpointFile(file, roots), "source_not_allowed", /outside the directories/);
+    await expectLayercastRejection(headerBytesOf(file, roots), "source_not_allowed", /outside the directories/);
+    const wider = await resolveRoots([root]);
+    expect((await readCheckpointFile(file, wider)).file.path).toBe(file);
   });
 });

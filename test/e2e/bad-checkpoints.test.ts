@@ -141,3 +141,16 @@ it("a source outside the roots, or none at all, is refused before there is a rel
   const nowhere = `file://${join(cluster.sources, "nowhere")}`;
   await expect(cluster.submit({ source: nowhere })).rejects.toMatchObject({ code: "source_not_found" });
 });
+
+it("a source whose file system stands still keeps nothing waiting but who asked for it", async () => {
+  const { client, fleet } = cluster;
+  const copy = copiedCheckpoint(cluster, "v2");
+  const held = cluster.fault("source.readTable", "wait");
+  const planning = client.plan({ source: { kind: "safetensors", uri: copy.uri }, fleet });
+  await held.hit();
+  expect(await client.fleet(fleet)).toMatchObject({ routable: true });
+  const other = { kind: "safetensors" as const, uri: checkpoint("tiny-qwen3", "v3") };
+  const { layout_digest } = await client.plan({ source: other, fleet });
+  held.release();
+  expect(await planning).toMatchObject({ layout_digest });
+});

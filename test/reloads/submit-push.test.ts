@@ -43,8 +43,7 @@ const pushOf = (source: Partial<SubmitRequest["source"]> = {}, more: Partial<Sub
   ...more,
 });
 
-const submitted = (request: SubmitRequest) =>
-  submitReload({ redis, store, sourceRoots: [] } as unknown as ReloadDeps, request);
+const submitted = (request: SubmitRequest) => submitReload({ redis, store } as unknown as ReloadDeps, request);
 
 /** Two ranks have registered once. */
 async function standing(tensorParallelSize: number, committed: typeof HELD | null = null): Promise<void> {

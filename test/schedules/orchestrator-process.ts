@@ -42,6 +42,7 @@ export function startOrchestrator(sim: Sim, name: string): Process {
     swapsSent: new Map(),
     sessions: NO_PUSHES as never,
     spool: NO_PUSHES as never,
+    sources: NO_PUSHES as never,
     spooling: new Map(),
     log: SILENT,
   };

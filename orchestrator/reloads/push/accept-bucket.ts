@@ -2,9 +2,8 @@
 // same bucket sent again is the same bucket; anything else that brings rows a second time is refused by name.
 
 import type { Readable } from "node:stream";
-import { describeFile, headerBytesOf, readCheckpointFile } from "../../checkpoint/checkpoint-file.js";
+import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import type { SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
-import { pathOfUri, resolveAllowed, resolveRoots } from "../../checkpoint/source-path.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile } from "../../contract/plan.js";
 import type { BucketRequest } from "../../contract/push.js";
@@ -12,7 +11,6 @@ import { faultPoint } from "../../fault-point.js";
 import type { ReloadDeps } from "../deps.js";
 import { readHeaderFirst } from "./bucket-body.js";
 import { type HeldPieces, piecesOf } from "./bucket-pieces.js";
-import { hasEqualTensors } from "./equal-buckets.js";
 import type { Accepted } from "./session-store.js";
 import { closed, pushOf, type TakingPush } from "./taking-push.js";
 import { passOn } from "./tend-session.js";
@@ -20,10 +18,10 @@ import { passOn } from "./tend-session.js";
 /** A file that the trainer has written. Returns the bucket's sequence. */
 export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immutable }: BucketRequest): Promise<number> {
   const push = await pushOf(deps, reload);
-  const path = await resolveAllowed(pathOfUri(uri), await resolveRoots(deps.sourceRoots));
-  const giveBack = deps.headerRoom.take(await headerBytesOf(path), path);
+  const path = await deps.sources.resolve(uri);
+  const giveBack = deps.headerRoom.take(await deps.sources.headerBytes(path), path);
   try {
-    const { file, header } = await readCheckpointFile(path);
+    const { file, header } = await deps.sources.readFile(path);
     const held = piecesOf(header, push.expected, path);
     const came: Came = { number: null, file, header, held, immutable, spooled: false };
     const sequence = await settle(deps, push, came, await offer(deps, push, came));
@@ -138,7 +136,7 @@ async function sameAsBefore(
 ): Promise<number> {
   const known = await sessions.bucket(push.record.id, sequence);
   const isSameFile = IDENTITY.every((field) => known.file[field] === came.file[field]);
-  if (isSameFile || (known.isReadable && (await hasEqualTensors(known.file, came.file)))) return sequence;
+  if (isSameFile || (known.isReadable && (await deps.sources.hasEqualTensors(known.file, came.file)))) return sequence;
   throw await duplicate({ sessions, ...deps }, push, came, sequence);
 }
 

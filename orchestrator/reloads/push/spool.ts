@@ -2,13 +2,12 @@
 // a reload. A bucket comes here as a copy of the trainer's file, as a link to one that nobody writes to again, or as a body.
 
 import { randomUUID } from "node:crypto";
-import { constants } from "node:fs";
-import { copyFile, link, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile } from "../../contract/plan.js";
+import { cannotSpool, keepFile } from "./keep-file.js";
 
 export interface Spool {
   readonly directory: string;
@@ -23,7 +22,8 @@ export interface Spool {
   reloads(): Promise<string[]>;
 }
 
-export function openSpool(directory: string): Spool {
+/** `keepFrom`: keepFile(), wherever what touches a trainer's files is done. */
+export function openSpool(directory: string, keepFrom = keepFile): Spool {
   async function newPath(reload: string): Promise<string> {
     const own = join(directory, reload);
     await mkdir(own, { recursive: true }).catch((error: unknown) => {
@@ -35,9 +35,7 @@ export function openSpool(directory: string): Spool {
   return {
     directory,
     async keep(reload, from, immutable) {
-      const path = await newPath(reload);
-      if (!(immutable && (await isLinked(from, path)))) await copy(from, path);
-      return describeFile(path);
+      return keepFrom(directory, from, await newPath(reload), immutable);
     },
     async receive(reload, body, sizeBytes) {
       const path = await newPath(reload);
@@ -56,28 +54,6 @@ export function openSpool(directory: string): Spool {
     remove: (reload) => rm(join(directory, reload), { recursive: true, force: true }),
     reloads: () => readdir(directory).catch(() => []),
   };
-
-  /** Under another name first: what is under its own is whole. */
-  async function copy(from: string, to: string): Promise<void> {
-    const part = `${to}.part`;
-    try {
-      await copyFile(from, part, constants.COPYFILE_FICLONE);
-      await rename(part, to);
-    } catch (error) {
-      await rm(part, { force: true });
-      throw cannotSpool(directory, error);
-    }
-  }
-}
-
-/** Not across file systems, nor of what belongs to somebody else. */
-async function isLinked(from: string, to: string): Promise<boolean> {
-  try {
-    await link(from, to);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function wrongLength(expected: number, found: number): LayercastError {
@@ -85,22 +61,5 @@ function wrongLength(expected: number, found: number): LayercastError {
     "checkpoint_invalid",
     `the bucket's body has ${found} bytes, and Content-Length says ${expected}; send it again`,
     { expected, found },
-  );
-}
-
-function cannotSpool(directory: string, error: unknown): LayercastError {
-  const errno = (error as { code?: unknown }).code;
-  if (errno === "ENOSPC" || errno === "EDQUOT")
-    return new LayercastError(
-      "out_of_memory",
-      `there is no space for a bucket in ${directory} (${errno}); make room, use another --spool-dir, or open pushes with retain: trainer`,
-      { directory, errno },
-      error,
-    );
-  return new LayercastError(
-    "io_error",
-    `a bucket could not be kept in ${directory}: ${String(error)}`,
-    { directory },
-    error,
   );
 }

@@ -1,7 +1,6 @@
 // What keeps a push going from what is recorded of it, whoever looks: buckets are kept, ranks are sent their jobs, a bucket that
 // nobody has any more is asked for again, and a trainer that has gone is not waited for. Doing it twice is harmless.
 
-import { requireUntouched } from "../../checkpoint/checkpoint-file.js";
 import { LayercastError, reportError } from "../../contract/errors.js";
 import { faultPoint } from "../../fault-point.js";
 import type { DriveDeps } from "../deps.js";
@@ -9,7 +8,6 @@ import { isSignalKept } from "../enqueue-reload.js";
 import { fail, finishPush, noteWanted } from "../protocol/reload-transitions.js";
 import { activeReload, expectedRanks, type FleetState, type ReloadRecord } from "../protocol/state.js";
 import type { SessionBucket, Summary, Taker } from "./session-store.js";
-import type { Spool } from "./spool.js";
 
 /** Of the fleet's active push, if it is at one. */
 export async function tendSession(deps: DriveDeps, state: FleetState): Promise<void> {
@@ -98,11 +96,12 @@ async function keepBucket(deps: DriveDeps, record: ReloadRecord, sequence: numbe
 }
 
 /** Another orchestrator may be faster: then the trainer's file may be the trainer's again, and one copy is enough. */
-async function copyToSpool({ sessions, spool }: DriveDeps, reload: string, sequence: number): Promise<void> {
+async function copyToSpool(deps: DriveDeps, reload: string, sequence: number): Promise<void> {
+  const { sessions, spool } = deps;
   const bucket = await sessions.bucket(reload, sequence);
   if (bucket.spooled) return;
   try {
-    const file = await keepAsAccepted(spool, reload, bucket);
+    const file = await keepAsAccepted(deps, reload, bucket);
     await faultPoint("orchestrator.bucket_spooled");
     if (!(await sessions.spooled(reload, bucket, file))) await spool.giveUp(file.path);
   } catch (error) {
@@ -111,14 +110,14 @@ async function copyToSpool({ sessions, spool }: DriveDeps, reload: string, seque
 }
 
 /** What was written over, or removed, while it was copied is not what was accepted. */
-async function keepAsAccepted(spool: Spool, reload: string, { file, immutable }: SessionBucket) {
+async function keepAsAccepted({ spool, sources }: DriveDeps, reload: string, { file, immutable }: SessionBucket) {
   const kept = await spool.keep(reload, file.path, immutable).catch(async (error: unknown) => {
-    await requireUntouched([file]);
+    await sources.requireUntouched([file]);
     throw error;
   });
-  if (immutable) return kept;
+  if (immutable && kept.headerDigest === file.headerDigest && kept.sizeBytes === file.sizeBytes) return kept;
   try {
-    await requireUntouched([file]);
+    await sources.requireUntouched([file]);
     return kept;
   } catch (error) {
     await spool.giveUp(kept.path);

@@ -28,6 +28,7 @@ import { openPushSessions } from "../../../orchestrator/reloads/push/session-sto
 import { openSpool } from "../../../orchestrator/reloads/push/spool.js";
 import { takersOf, tendSession } from "../../../orchestrator/reloads/push/tend-session.js";
 import { openRecordStore } from "../../../orchestrator/reloads/record-store.js";
+import { sourceWork } from "../../../orchestrator/reloads/sources/source-work.js";
 import { startReload } from "../../../orchestrator/reloads/start-reload.js";
 import { submitReload } from "../../../orchestrator/reloads/submit-reload.js";
 import { buildSafetensors } from "../../checkpoint/build-safetensors.js";
@@ -192,7 +193,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     spool: openSpool(world.spoolDirectory),
     spooling: new Map(),
     follower: await openFollower(connect()),
-    sourceRoots: [world.sources],
+    sources: sourceWork([world.sources]),
     swapsSent: new Map(),
     log: pino({ level: "silent" }),
     queues: queues as ReloadDeps["queues"],
