@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { buildCommand, findCore, missingCoreWords, rootOf } from "./core-file.js";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 4;
+export const NATIVE_ABI = 5;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -31,7 +31,7 @@ export const SLICE_FIELDS = [
   "rowStride", // bytes from a row's first element to the next row's
   "rows",
   "cols",
-  "dtype", // DTYPES[..].code, one of BF16, F16, F32, F8_E4M3
+  "dtype", // DTYPES[..].code, one of BF16, F16, F32, F8_E4M3, or F8_E8M0, which counts as the F32 that it becomes
   "toRow", // first row of the op's matrix that it fills
   "colStride", // bytes from an element to the next of its row; an element's own, unless the matrix is transposed on disk
   "scale", // index into scales of FP8 codes that are to be made values, -1: none
@@ -42,7 +42,7 @@ export const SCALE_FIELDS = [
   "file", // index into files
   "offset", // of the first scale, bytes from the start of the file
   "rowStride", // bytes from a row's first scale to the next row's
-  "dtype", // DTYPES[..].code, one of BF16, F16, F32
+  "dtype", // DTYPES[..].code, one of BF16, F16, F32, F8_E8M0
   "blockRows", // codes that share a scale
   "blockCols",
   "firstRow", // where the slice begins in the matrix of codes

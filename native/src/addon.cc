@@ -24,7 +24,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 4;
+constexpr int kAbi = 5;
 
 // ---- Errors
 

@@ -43,7 +43,7 @@ void check_scale_matrix(const LayerProgram& program, size_t index) {
   const ScaleMatrix& matrix = program.scales[index];
   const std::string name = "scales " + std::to_string(index);
   require(matrix.file < program.files.size(), name, "their file is not in the program");
-  require(is_source_dtype(matrix.dtype), name, "their dtype is not one of BF16, F16, F32");
+  require(is_scale_dtype(matrix.dtype), name, "their dtype is not one of BF16, F16, F32, F8_E8M0");
   require(matrix.block_rows > 0 && matrix.block_cols > 0, name, "a block has no elements");
 }
 
@@ -61,8 +61,8 @@ void check_slice(const LayerProgram& program, size_t index) {
   const Slice& slice = program.slices[index];
   const std::string name = "slice " + std::to_string(index);
   require(slice.file < program.files.size(), name, "its file is not in the program");
-  require(is_source_dtype(slice.dtype) || slice.dtype == DType::f8_e4m3, name,
-          "its dtype is not one of BF16, F16, F32, F8_E4M3");
+  require(is_scale_dtype(slice.dtype) || slice.dtype == DType::f8_e4m3, name,
+          "its dtype is not one of BF16, F16, F32, F8_E4M3, F8_E8M0");
   if (slice.rows == 0 || slice.cols == 0) {
     require(!is_dequantized(slice), name, "it has scales and no elements");
     return;
@@ -85,7 +85,7 @@ void check_agreement(const LayerProgram& program, size_t index) {
     require(slice < program.slices.size(), name, "a slice of it is not in the program");
     const Slice& one = program.slices[slice];
     require(one.rows == 1 && one.cols == 1, name, "a slice of it is not one element");
-    require(is_source_dtype(one.dtype), name, "a slice of it is not of BF16, F16 or F32");
+    require(is_scale_dtype(one.dtype), name, "a slice of it is not of BF16, F16, F32 or F8_E8M0");
   }
 }
 

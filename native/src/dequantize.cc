@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "cpu/numbers.h"
 #include "cpu/vector_code.h"
 
 namespace layercast {
@@ -46,6 +47,10 @@ Part scales_of(const ScaleMatrix& matrix, const Part& part) {
 
 std::vector<float> floats_of_scales(DType dtype, const uint8_t* from, uint64_t count) {
   std::vector<float> scales(count);
+  if (dtype == DType::f8_e8m0) {
+    std::transform(from, from + count, scales.begin(), float_from_e8m0);
+    return scales;
+  }
   vectors().convert(dtype, DType::none, from, count, scales.data());
   return scales;
 }

@@ -88,7 +88,7 @@ std::vector<Slice> slices_from_numbers(std::span<const double> numbers) {
     slice.row_stride = row.next_count();
     slice.rows = row.next_count();
     slice.cols = row.next_count();
-    slice.dtype = row.next_enum<DType>(0, 4);
+    slice.dtype = row.next_enum<DType>(0, 5);
     slice.to_row = row.next_count();
     slice.col_stride = row.next_count();
     slice.scale = row.next_integer(-1);
@@ -100,7 +100,7 @@ std::vector<ScaleMatrix> scales_from_numbers(std::span<const double> numbers) {
     matrix.file = row.next_count();
     matrix.offset = row.next_count();
     matrix.row_stride = row.next_count();
-    matrix.dtype = row.next_enum<DType>(0, 4);
+    matrix.dtype = row.next_enum<DType>(0, 5);
     matrix.block_rows = row.next_count();
     matrix.block_cols = row.next_count();
     matrix.first_row = row.next_count();
@@ -148,6 +148,7 @@ DType source_dtype(const LayerProgram& program, const Op& op) {
     return op.out_dtype == DType::f8_e4m3 && op.scheme == Scheme::none ? op.out_dtype : DType::f32;
   }
   const Slice& first = program.slices[op.first_slice];
+  if (is_widened(first)) return DType::f32;
   if (!is_dequantized(first)) return first.dtype;
   return op.round_dtype == DType::none ? DType::f32 : op.round_dtype;
 }

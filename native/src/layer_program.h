@@ -146,7 +146,7 @@ void check_copies(std::span<const ProgramFile> files, std::span<const Copy> copi
 /// Throws invalid_argument for a range that ends past `limit`; `what` says whose range it is.
 void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what);
 
-/// The dtype in which the op's elements come to the backend: that of its slices, or of what is made of their codes; an
+/// The dtype in which the op's elements come to the backend: that of its slices, or of what is made of them; an
 /// op without slices counts as F32, or as what it copies.
 DType source_dtype(const LayerProgram& program, const Op& op);
 
@@ -160,5 +160,13 @@ inline bool is_transposed(const Slice& slice) { return slice.cols > 1 && slice.c
 
 /// Values are made of its codes while it is read.
 inline bool is_dequantized(const Slice& slice) { return slice.scale != -1; }
+
+/// It is E8M0, which becomes F32 while it is read.
+inline bool is_widened(const Slice& slice) { return slice.dtype == DType::f8_e8m0; }
+
+/// The backend gets its elements as they lie in the file.
+inline bool is_as_stored(const Slice& slice) {
+  return !is_transposed(slice) && !is_dequantized(slice) && !is_widened(slice);
+}
 
 }  // namespace layercast

@@ -61,7 +61,7 @@ uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
 bool SourceFiles::seem_pinned() const {
   return !program_.slices.empty() && std::ranges::all_of(program_.slices, [&](const Slice& slice) {
     const PinnedFile* file = pinned_[slice.file].get();
-    return file != nullptr && !is_transposed(slice) && !is_dequantized(slice) && file->is_current(slice.offset, 1);
+    return file != nullptr && is_as_stored(slice) && file->is_current(slice.offset, 1);
   });
 }
 
@@ -75,7 +75,7 @@ std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
     if (row >= slice.to_row + slice.rows) continue;
     const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
     const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
-    if (is_transposed(slice) || is_dequantized(slice)) return {};
+    if (!is_as_stored(slice)) return {};
     const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile.first_col);
     const PinnedFile* file = pinned_[slice.file].get();
     if (file == nullptr || !file->is_current(offset, (rows - 1) * slice.row_stride + row_bytes)) return {};
@@ -90,6 +90,7 @@ float SourceFiles::read_value(uint64_t index) const {
   const Slice& slice = program_.slices[index];
   std::array<uint8_t, sizeof(float)> bytes = {};
   files_.read_exactly(slice.file, slice.offset, dtype_bytes(slice.dtype), bytes.data());
+  if (is_widened(slice)) return float_from_e8m0(bytes[0]);
   uint32_t bits;
   std::memcpy(&bits, bytes.data(), sizeof bits);
   if (slice.dtype == DType::bf16) return float_from_bf16(static_cast<uint16_t>(bits));
@@ -97,6 +98,7 @@ float SourceFiles::read_value(uint64_t index) const {
 }
 
 uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtype, uint8_t* to) const {
+  if (is_widened(slice)) return read_widened(slice, part, to);
   if (!is_dequantized(slice)) return read_elements(slice, part, to);
   const ScaleMatrix& matrix = program_.scales[static_cast<uint64_t>(slice.scale)];
   const Part scales = scales_of(matrix, part);
@@ -107,6 +109,18 @@ uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtyp
   uint64_t bytes_read = files_.read_rows(rows, stored.data());
   bytes_read += read_elements(slice, part, to + part.rows * part.cols * (dtype_bytes(dtype) - 1));
   dequantize(matrix, part, floats_of_scales(matrix.dtype, stored.data(), scales.rows * scales.cols), dtype, to);
+  return bytes_read;
+}
+
+/// Each byte is read behind the last value that is made of those before it.
+uint64_t SourceFiles::read_widened(const Slice& slice, const Part& part, uint8_t* to) const {
+  const uint64_t count = part.rows * part.cols;
+  const uint8_t* codes = to + count * (sizeof(float) - 1);
+  const uint64_t bytes_read = read_elements(slice, part, to + count * (sizeof(float) - 1));
+  for (uint64_t i = 0; i < count; i++) {
+    const float value = float_from_e8m0(codes[i]);
+    std::memcpy(to + i * sizeof value, &value, sizeof value);
+  }
   return bytes_read;
 }
 

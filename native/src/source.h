@@ -37,6 +37,7 @@ class SourceFiles {
 
  private:
   uint64_t read_part(const Slice& slice, const Part& part, DType dtype, uint8_t* to) const;
+  uint64_t read_widened(const Slice& slice, const Part& part, uint8_t* to) const;
   uint64_t read_elements(const Slice& slice, const Part& part, uint8_t* to) const;
   uint64_t read_transposed(const Slice& slice, const Part& part, uint8_t* to) const;
   void open_file(uint64_t file, const PinnedSources& pinned);

@@ -12,6 +12,7 @@ export const DTYPES = {
   F32: { code: 2, bytes: 4 },
   F8_E4M3: { code: 3, bytes: 1 },
   U8: { code: 4, bytes: 1 },
+  F8_E8M0: { code: 5, bytes: 1 },
 } as const satisfies Record<string, DTypeRow>;
 
 export type DType = keyof typeof DTYPES;
@@ -47,8 +48,12 @@ export type FormatDType = keyof typeof FORMAT_DTYPE_BITS;
 export const SOURCE_DTYPES = ["BF16", "F16", "F32"] as const satisfies readonly DType[];
 export type SourceDType = (typeof SOURCE_DTYPES)[number];
 
-/** What a tensor that is loaded may be on disk: values, or FP8 codes that have scales beside them. */
-export type StoredDType = SourceDType | "F8_E4M3";
+/** What scales of FP8 codes may be on disk; E8M0 is an exponent alone, exactly a power of two. */
+export const SCALE_DTYPES = [...SOURCE_DTYPES, "F8_E8M0"] as const satisfies readonly DType[];
+export type ScaleDType = (typeof SCALE_DTYPES)[number];
+
+/** What a tensor that is loaded may be on disk: values, FP8 codes that have scales beside them, or those scales. */
+export type StoredDType = "F8_E4M3" | ScaleDType;
 
 /** What the request's `dtype` may say, and the dtype it means (`auto`: as in the checkpoint). */
 export const REQUEST_DTYPES = {
@@ -61,6 +66,10 @@ export type RequestDType = keyof typeof REQUEST_DTYPES;
 
 export function isSourceDType(name: string): name is SourceDType {
   return (SOURCE_DTYPES as readonly string[]).includes(name);
+}
+
+export function isScaleDType(name: string): name is ScaleDType {
+  return (SCALE_DTYPES as readonly string[]).includes(name);
 }
 
 export function elementCount(shape: readonly number[]): number {

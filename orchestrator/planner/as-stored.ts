@@ -4,7 +4,7 @@
 
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTensor, KernelTensor, Part } from "../contract/plan.js";
-import { SCALE_BLOCK, type Scheme } from "../contract/recipe.js";
+import { SCALE_BLOCK, SCHEMES, type Scheme } from "../contract/recipe.js";
 import type { PartSpec } from "./architectures/family.js";
 import { cutPart, indivisibleSize } from "./cut-part.js";
 import type { MatchedTensor } from "./match-tensors.js";
@@ -26,12 +26,12 @@ export function keptScales(codes: KernelTensor, matched: MatchedTensor, settings
   return tensors;
 }
 
-/** How all parts of a matched tensor are scaled, and the name of the kernel tensor that has the scales. */
+/** How all parts of a matched tensor are scaled, and the kernel tensor that has the scales: named by what they are for alone. */
 export function scaledBy({ spec, parts }: MatchedTensor): { scheme: Exclude<Scheme, "none">; scale: string } {
   const scales = parts.map((part) => part.scales).filter((one) => one !== null);
   const [first] = scales;
   if (first === undefined) throw new LayercastError("internal", `${spec.name} has no scales.`);
-  const other = scales.find(({ scheme, suffix }) => scheme !== first.scheme || suffix !== first.suffix);
+  const other = scales.find(({ scheme }) => scheme !== first.scheme);
   if (other !== undefined)
     throw new LayercastError(
       "unsupported_recipe",
@@ -39,7 +39,7 @@ export function scaledBy({ spec, parts }: MatchedTensor): { scheme: Exclude<Sche
         `so they cannot be fused as they are stored. What works is ${REQUANTIZING}.`,
       { kernel_tensor: spec.name },
     );
-  return { scheme: first.scheme, scale: spec.name + first.suffix };
+  return { scheme: first.scheme, scale: spec.name + SCHEMES[first.scheme].scaleSuffix };
 }
 
 /** A part of codes, and where it and its scales lie on disk. */
@@ -70,11 +70,12 @@ function scalesOf(name: string, codes: KernelTensor, stored: StoredPart[], setti
     const scales = stored.map((one) => one.scales);
     return oneScale(name, codes, scales, settings);
   }
+  checkOneDType(codes, stored);
   if (scheme === "fp8-block") checkBlocks(codes, stored, settings);
   const scalesOfPart = scheme === "fp8-block" ? blockScales : rowScales;
   const parts = stored.map((one) => scalesOfPart(one, settings));
   const cuts = parts.map((part) => cutPart(part, 0, settings.tensorParallelSize));
-  const rows = cuts.reduce((sum, cut) => sum + cut.rows, 0);
+  const rows = cuts.reduce((sum, cut) => sum + cut.rows + cut.zeroRows, 0);
   const cols = cuts[0]?.cols ?? 1;
   return { ...codes, ...KEPT_SCALES, name, shape: [rows, cols], rows, cols, parts };
 }
@@ -85,13 +86,21 @@ function blockScales({ part, scales, row, col }: StoredPart, { indexOf }: AsStor
   const start = (row / SCALE_BLOCK) * rowStride + col / SCALE_BLOCK;
   const rows = Math.ceil(part.rows / SCALE_BLOCK);
   const cols = Math.ceil(part.cols / SCALE_BLOCK);
-  return { ...elementsFrom(scales, start, indexOf), rows, cols, rowStride, rule: part.rule };
+  return { ...elementsFrom(scales, start, indexOf), rows, cols, rowStride, rule: inBlocks(part.rule) };
+}
+
+/** A cut of rows of codes as one of the blocks that they are in. */
+function inBlocks(rule: Part["rule"]): Part["rule"] {
+  return rule.kind === "vocabulary" ? { ...rule, paddedRows: Math.ceil(rule.paddedRows / SCALE_BLOCK) } : rule;
 }
 
 /** One scale a row: it goes where the row goes, and everywhere where the rows are cut by columns. */
 function rowScales({ part, scales, row }: StoredPart, { indexOf }: AsStoredSettings): Part {
   const rule: Part["rule"] = part.rule.kind === "columns" ? { kind: "replicate" } : part.rule;
-  return { ...elementsFrom(scales, row, indexOf), rows: part.rows, cols: 1, rowStride: 1, rule };
+  // A row's scale lies beside the next row's; in `[1, rows]` or `[E, rows]` that is along the tensor's last dimension.
+  const [shape = []] = scales.tensors.map((tensor) => tensor.shape);
+  const colStride = shape.length < 2 ? 1 : (shape.at(-1) ?? 1);
+  return { ...elementsFrom(scales, row, indexOf), rows: part.rows, cols: 1, rowStride: 1, colStride, rule };
 }
 
 /** One scale for all of a matrix, or for its input: on every rank, and the same in all parts. */
@@ -160,6 +169,20 @@ function checkBlocks(codes: KernelTensor, stored: StoredPart[], settings: AsStor
   );
 }
 
+/** What is stacked is read in one dtype. */
+function checkOneDType(codes: KernelTensor, stored: readonly StoredPart[]): void {
+  const tensors = stored.flatMap(({ scales }) => scales.tensors);
+  const first = tensors[0];
+  const other = tensors.find(({ dtype }) => dtype !== first?.dtype);
+  if (first === undefined || other === undefined) return;
+  throw new LayercastError(
+    "unsupported_dtype",
+    `The scales of ${codes.name} have different dtypes: ${first.name} ${first.dtype}, ${other.name} ${other.dtype}. ` +
+      `Write them all in one dtype, or what works as it is: ${REQUANTIZING}.`,
+    { tensor: other.name, dtypes: { [first.name]: first.dtype, [other.name]: other.dtype } },
+  );
+}
+
 /** The first edge of a rank's part that lies inside a block. */
 function blockFault(stored: readonly StoredPart[], ranks: number): { tensor: string; what: string } | null {
   for (const { part, tensor, row, col } of stored) {
@@ -167,6 +190,7 @@ function blockFault(stored: readonly StoredPart[], ranks: number): { tensor: str
     const isLast = part === stored.at(-1)?.part;
     for (let rank = 0; rank < ranks; rank++) {
       const cut = cutPart(part, rank, ranks);
+      if (cut.rows === 0) continue; // of a vocabulary it has only padding
       const endRow = row + cut.row + cut.rows;
       const endCol = col + cut.col + cut.cols;
       const edges: [what: string, at: number, mayBeInside: boolean][] = [

@@ -71,6 +71,7 @@ function checkKernel({ layout, source }: Plan, kernel: KernelTensor): void {
     if (lists.some(({ length }) => length !== (experts?.count ?? 1)))
       throw fault(kernel, `has ${experts?.count ?? 1} matrices, a part of it another number`);
     if (experts !== null) checkExperts(layout, kernel, tensors, firsts);
+    if (stored === "F8_E8M0" && (dtype !== "F32" || scheme !== "none")) throw fault(kernel, "is made of exponents");
     const mustBeCodes = scales !== null || (isCodes && scheme === "none");
     if ((stored === "F8_E4M3") !== mustBeCodes) throw fault(kernel, `of dtype ${dtype} is made of ${stored}`);
   }

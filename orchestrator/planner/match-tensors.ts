@@ -8,7 +8,14 @@ import { listed } from "../contract/listed.js";
 import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import type { Dimensions, Family, LayerSpec, PartSource, PartSpec, TensorSpec } from "./architectures/family.js";
 import { skipReason } from "./architectures/index.js";
-import { findStoredScales, INPUT_SCALE_REASON, type StoredScales } from "./stored-scales.js";
+import {
+  findStoredScales,
+  INPUT_SCALE_REASON,
+  isInputScaleName,
+  LEFTOVER_INPUT_SCALE_REASON,
+  type StoredScales,
+  weightsOfInputScale,
+} from "./stored-scales.js";
 
 export interface MatchedPart {
   spec: PartSpec;
@@ -184,18 +191,23 @@ function commonDType(parts: readonly MatchedPart[], spec: TensorSpec): StoredDTy
   let common: StoredDType | null = null;
   for (const { tensors } of parts) {
     for (const { name, dtype } of tensors) {
-      if (!isSourceDType(dtype) && !(dtype === "F8_E4M3" && spec.quantized))
-        throw new LayercastError(
-          "unsupported_dtype",
-          `${name} is ${dtype}; checkpoint tensors that are loaded must be ${SOURCE_DTYPES.join(", ")}, or F8_E4M3 in ` +
-            "linear weights. Submit the checkpoint as it was before quantizing.",
-          { tensor: name, dtype },
-        );
+      const mayBeCodes = spec.quantized || spec.mayBeCodes === true;
+      if (!isSourceDType(dtype) && !(dtype === "F8_E4M3" && mayBeCodes)) throw unsupportedDType(name, dtype);
       if (common !== null && common !== dtype) throw differentDTypes(parts, spec, name);
       common = dtype;
     }
   }
   return common;
+}
+
+function unsupportedDType(name: string, dtype: string): LayercastError {
+  const isOtherFp8 = dtype.startsWith("F8_E4M3") || dtype.startsWith("F8_E5M2");
+  return new LayercastError(
+    "unsupported_dtype",
+    `${name} is ${dtype}; checkpoint tensors that are loaded must be ${SOURCE_DTYPES.join(", ")}, or F8_E4M3 in linear ` +
+      `weights and the head. Submit the checkpoint as it was before quantizing${isOtherFp8 ? ", or quantized to F8_E4M3" : ""}.`,
+    { tensor: name, dtype },
+  );
 }
 
 function differentDTypes(parts: readonly MatchedPart[], spec: TensorSpec, tensor: string): LayercastError {
@@ -215,17 +227,27 @@ function differentDTypes(parts: readonly MatchedPart[], spec: TensorSpec, tensor
   );
 }
 
-function skipTheRest({ family, model, table }: MatchRequest, { used, notNeeded }: Search): Match["skipped"] {
+function skipTheRest({ family, model, table }: MatchRequest, search: Search): Match["skipped"] {
+  const { used, notNeeded } = search;
   const skipped: Match["skipped"] = [];
   const unexpected: string[] = [];
   for (const name of table.tensors.keys()) {
     if (used.has(name)) continue;
-    const reason = notNeeded.get(name) ?? skipReason(name, family, model);
+    const reason = notNeeded.get(name) ?? leftoverReason(name, search) ?? skipReason(name, family, model);
     if (reason === null) unexpected.push(name);
     else skipped.push({ name, reason });
   }
   if (unexpected.length > 0) throw tensorUnexpected(unexpected, model, table);
   return skipped;
+}
+
+/** Beside weights that were made values again, exporters leave the scales of activations. */
+function leftoverReason(name: string, { used, table }: Search): string | null {
+  if (!isInputScaleName(name)) return null;
+  const isBesideValues = weightsOfInputScale(name).some(
+    (weights) => used.has(weights) && table.tensors.get(weights)?.dtype !== "F8_E4M3",
+  );
+  return isBesideValues ? LEFTOVER_INPUT_SCALE_REASON : null;
 }
 
 function tensorMissing(missing: readonly string[], { model, table }: MatchRequest): LayercastError {

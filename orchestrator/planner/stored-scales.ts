@@ -1,7 +1,7 @@
 // Finds the scales that lie beside FP8 codes in a checkpoint, under the names that quantizers write, and tells by their shape
 // what each is for: a block of 128 × 128 codes, a row, or all of a matrix. What a recipe makes of them is not said here.
 
-import { isSourceDType, SOURCE_DTYPES } from "../contract/dtype.js";
+import { isScaleDType, SCALE_DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTable, CheckpointTensor, PartScales } from "../contract/plan.js";
 import { SCALE_BLOCK, type Scheme } from "../contract/recipe.js";
@@ -20,8 +20,6 @@ export interface ScaleMatrices {
 export interface StoredScales extends ScaleMatrices {
   /** The scheme that has its scales like this. */
   scheme: Extract<Scheme, "fp8-tensor" | "fp8-channel" | "fp8-block">;
-  /** What follows the codes' name in theirs. */
-  suffix: string;
   /** One scale of the layer's input a matrix, where there are any. */
   inputs: ScaleMatrices | null;
 }
@@ -35,7 +33,7 @@ export function findStoredScales(codes: readonly CheckpointTensor[], table: Chec
   const tensors = besideEach(codes, (name) => name + suffix, suffix, table);
   const { scheme, firstOf, rowStride } = geometryOf(tensors, first);
   const firsts = codes.map((_, matrix) => firstOf(matrix));
-  return { scheme, suffix, tensors, firsts, rowStride, inputs: findInputScales(codes, table) };
+  return { scheme, tensors, firsts, rowStride, inputs: findInputScales(codes, table) };
 }
 
 function findInputScales(codes: readonly CheckpointTensor[], table: CheckpointTable): ScaleMatrices | null {
@@ -57,8 +55,17 @@ export function isInputScaleName(name: string): boolean {
   return name.endsWith("input_scale");
 }
 
+/** The weights that an input scale of this name can be beside. */
+export function weightsOfInputScale(name: string): string[] {
+  const before = name.slice(0, -"input_scale".length);
+  return [`${before}weight`, before.replace(/_$/, "")];
+}
+
 /** Why such a tensor is skipped where codes become values. */
 export const INPUT_SCALE_REASON = "a scale of activations: of use only as stored";
+
+/** Why it is skipped where the weights beside it are values. */
+export const LEFTOVER_INPUT_SCALE_REASON = "a scale of activations, left over: the weights beside it are no codes";
 
 function besideEach(
   codes: readonly CheckpointTensor[],
@@ -69,10 +76,11 @@ function besideEach(
   return codes.map((tensor) => {
     const scale = table.tensors.get(nameOf(tensor.name));
     if (scale === undefined) throw scalesMissing(tensor, [what]);
-    if (!isSourceDType(scale.dtype))
+    if (!isScaleDType(scale.dtype))
       throw new LayercastError(
         "unsupported_dtype",
-        `${scale.name} is ${scale.dtype}; scales must be ${SOURCE_DTYPES.join(", ")}.`,
+        `${scale.name} is ${scale.dtype}; scales must be ${SCALE_DTYPES.join(", ")}. ` +
+          "Submit the checkpoint as it was before quantizing.",
         { tensor: scale.name, dtype: scale.dtype },
       );
     return scale;
@@ -107,6 +115,7 @@ function geometryOf(scales: readonly CheckpointTensor[], codes: CheckpointTensor
     { shape: [...stacked, 1, 1], scheme: "fp8-tensor", firstOf: start(1), rowStride: 1 },
     { shape: [...stacked, rows, 1], scheme: "fp8-channel", firstOf: start(rows), rowStride: 1 },
     { shape: [...stacked, rows], scheme: "fp8-channel", firstOf: start(rows), rowStride: 1 },
+    { shape: [...stacked, 1, rows], scheme: "fp8-channel", firstOf: start(rows), rowStride: 1 },
   ];
   const isOne =
     ({ shape }: CheckpointTensor) =>

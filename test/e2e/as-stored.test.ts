@@ -184,6 +184,39 @@ describe("a checkpoint with block scales", () => {
   });
 });
 
+describe("a checkpoint with exponents for scales", () => {
+  const disk = blockCheckpoint(seededRandom(11));
+  const powers = new Map<string, Float32Array>();
+  for (const [name, { shape }] of [...disk].filter(([name]) => name.endsWith("_scale_inv"))) {
+    const exponents = Uint8Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, at) => 120 + ((at * 5) % 13));
+    disk.set(name, { dtype: "F8_E8M0", shape, bytes: exponents });
+    powers.set(
+      name,
+      Float32Array.from(exponents, (exponent) => 2 ** (exponent - 127)),
+    );
+  }
+  const config = { ...CONFIG, quantization_config: { ...CONFIG.quantization_config, scale_fmt: "ue8m0" } };
+  const whole = (ranks: readonly Tensors[], name: string) => Buffer.concat(ranks.map((held) => bytesOf(held, name)));
+
+  it("as-stored: ranks hold the same codes, and the powers of two as F32", async () => {
+    const ranks = await load(newCheckpoint(cluster, disk, config).uri, "as-stored");
+    for (const name of [`${ATTENTION}q_b_proj`, `${ATTENTION}kv_b_proj`]) {
+      expect(isSame(whole(ranks, `${name}.weight`), bytesOf(disk, `${name}.weight`))).toBe(true);
+      const expected = new Uint8Array(powers.get(`${name}.weight_scale_inv`)?.buffer ?? new ArrayBuffer());
+      expect(isSame(whole(ranks, `${name}.weight_scale_inv`), expected)).toBe(true);
+    }
+  });
+
+  it("none with dtype bfloat16: ranks hold code times power", async () => {
+    const ranks = await load(newCheckpoint(cluster, disk, config).uri, "none", "bfloat16");
+    for (const name of [`${ATTENTION}q_b_proj`, `${ATTENTION}kv_b_proj`]) {
+      const scales = powers.get(`${name}.weight_scale_inv`) ?? new Float32Array();
+      const values = dequantized(bytesOf(disk, `${name}.weight`), scales, LINEARS[name]?.[1] ?? 0);
+      expect(isSame(whole(ranks, `${name}.weight`), bf16Bytes(values.flat()))).toBe(true);
+    }
+  });
+});
+
 describe("what cannot be done is refused, and nothing live has changed", () => {
   const PER_TENSOR = ["tiny-qwen3-moe-fp8", "v1"] as const;
   const changeScale = (name: string) => (tensors: Tensors) => {

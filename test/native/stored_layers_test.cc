@@ -17,6 +17,7 @@ double value_of(const ByteVector& bytes, uint64_t at, DType dtype) {
   if (dtype == DType::bf16) return bf16_value(value_at<uint16_t>(bytes, at));
   if (dtype == DType::f16) return f16_value(value_at<uint16_t>(bytes, at));
   if (dtype == DType::f8_e4m3) return e4m3_value(bytes[at]);
+  if (dtype == DType::f8_e8m0) return std::ldexp(1.0, bytes[at] - 127);
   return value_at<float>(bytes, at);
 }
 
@@ -115,6 +116,14 @@ struct Writer {
     }
     return at;
   }
+  /// Exponents from 2^least up to 2^most.
+  uint64_t add_exponents(std::mt19937& random, uint64_t count, int least, int most) {
+    const uint64_t at = bytes.size() + below(random, 5);
+    bytes.resize(at + count + 3);
+    const auto range = static_cast<uint64_t>(most - least + 1);
+    for (uint64_t i = 0; i < count; i++) bytes[at + i] = static_cast<uint8_t>(127 + least + static_cast<int>(below(random, range)));
+    return at;
+  }
   uint64_t add_values(std::mt19937& random, uint64_t count, DType dtype, double least, double most) {
     const uint64_t at = bytes.size() + below(random, 5);
     bytes.resize(at + count * dtype_bytes(dtype) + 3);
@@ -132,20 +141,24 @@ Slice add_slice(Writer& writer, std::mt19937& random, uint64_t rows, uint64_t co
                 uint64_t gap) {
   const uint64_t lines = transposed ? cols : rows, length = (transposed ? rows : cols) + gap;
   const uint64_t size = dtype_bytes(dtype);
-  const uint64_t at = dtype == DType::f8_e4m3 ? writer.add_codes(random, lines * length)
-                                              : writer.add_values(random, lines * length, dtype, -20, 6);
+  const uint64_t at = dtype == DType::f8_e4m3   ? writer.add_codes(random, lines * length)
+                      : dtype == DType::f8_e8m0 ? writer.add_exponents(random, lines * length, -20, 6)
+                                                : writer.add_values(random, lines * length, dtype, -20, 6);
   const uint64_t offset = at + below(random, gap + 1) * size;
   return {0, offset, transposed ? size : length * size, rows, cols, dtype, 0, transposed ? length * size : size, -1};
 }
 
+constexpr DType kScaleDTypes[] = {DType::bf16, DType::f16, DType::f32, DType::f8_e8m0};
+
 ScaleMatrix add_scales(Writer& writer, std::mt19937& random, const Slice& slice) {
   const uint64_t sides[] = {1, 2, 7, 64, 128, 100'000};
-  ScaleMatrix scales = {0, 0, 0, static_cast<DType>(below(random, 3)), sides[below(random, 6)], sides[below(random, 6)],
+  ScaleMatrix scales = {0, 0, 0, kScaleDTypes[below(random, 4)], sides[below(random, 6)], sides[below(random, 6)],
                         below(random, 300), below(random, 300)};
   const uint64_t rows = (scales.first_row + slice.rows - 1) / scales.block_rows + 1;
   const uint64_t cols = (scales.first_col + slice.cols - 1) / scales.block_cols + 1 + below(random, 3);
   scales.row_stride = cols * dtype_bytes(scales.dtype);
-  scales.offset = writer.add_values(random, rows * cols, scales.dtype, -6, 2);
+  scales.offset = scales.dtype == DType::f8_e8m0 ? writer.add_exponents(random, rows * cols, -6, 2)
+                                                 : writer.add_values(random, rows * cols, scales.dtype, -6, 2);
   return scales;
 }
 
@@ -166,7 +179,7 @@ Made random_program(const std::string& path, uint32_t seed) {
   for (uint64_t i = 0; i < ops; i++) {
     const auto scheme = static_cast<Scheme>(below(random, 4));
     const int kind = static_cast<int>(below(random, scheme == Scheme::none ? 3 : 2));  // values, dequantized, copied
-    const DType source = kind == 0 ? static_cast<DType>(below(random, 3)) : DType::f8_e4m3;
+    const DType source = kind == 0 ? kScaleDTypes[below(random, 4)] : DType::f8_e4m3;
     DType round = kind == 2 ? DType::none : static_cast<DType>(static_cast<int>(below(random, 4)) - 1);
     const uint64_t heads = 1 + below(random, 3), head_rows = 1 + below(random, 140), cols = 1 + below(random, 300);
     const uint64_t rows = heads * head_rows;
@@ -285,6 +298,50 @@ LAW("vector codes decode every code alike under scales of every kind, at any len
       CHECK_EQUAL(code->greatest({codes.data() + 3, DType::f8_e4m3, 1, count, count}), greatest);
     }
   }
+}
+
+LAW("every E8M0 exponent is its power of two, as a value and as a scale, and 0xFF is not finite") {
+  TemporaryDirectory directory;
+  ByteVector file(256 + 256, 0x38);  // exponents, then codes of 1
+  for (size_t i = 0; i < 256; i++) file[i] = static_cast<uint8_t>(i);
+  write_file(directory / "file", file);
+  const Slice values = contiguous(0, 256, 1, DType::f8_e8m0);
+  Slice codes = contiguous(256, 256, 1, DType::f8_e4m3);
+  codes.scale = 0;
+  LayerProgram program = {{planned(directory / "file")}, {filled(Scheme::none, DType::f32, 256, 1)}, {}, false};
+  program.scales = {{0, 0, 1, DType::f8_e8m0, 1, 1, 0, 0}};
+  for (const Slice& slice : {values, codes}) {
+    program.slices = {slice};
+    program.allow_non_finite = false;
+    Bench bench(4096);
+    const NativeError error = ERROR_OF(bench.run(program));
+    CHECK_EQUAL(error.code_name(), "NATIVE_NON_FINITE");
+    CHECK_EQUAL(detail(error, "row"), 255.0);
+    program.allow_non_finite = true;
+    bench.run(program);
+    for (int i = 0; i < 255; i++) {
+      CHECK_EQUAL(value_at<float>(bench.staging(), 4 * static_cast<uint64_t>(i)), std::ldexp(1.0f, i - 127));
+    }
+    CHECK(std::isnan(value_at<float>(bench.staging(), 4 * 255)));
+  }
+}
+
+LAW("scales that must agree do so by value, an exponent with a number too") {
+  TemporaryDirectory directory;
+  ByteVector file(8, 0);
+  const float quarter = 0.25f;
+  std::memcpy(file.data(), &quarter, 4);
+  file[4] = 125;
+  file[5] = 126;
+  write_file(directory / "file", file);
+  LayerProgram program = {{planned(directory / "file")}, {filled(Scheme::none, DType::f32, 1, 1)}, {}, false};
+  program.slices = {contiguous(4, 1, 1, DType::f8_e8m0), contiguous(0, 1, 1, DType::f32)};
+  program.agreements = {{0, 1}};
+  Bench bench(4096);
+  bench.run(program);
+  CHECK_EQUAL(value_at<float>(bench.staging(), 0), 0.25f);
+  program.slices[0].offset = 5;
+  CHECK_EQUAL(ERROR_OF(bench.run(program)).code_name(), "NATIVE_SCALES_DIFFER");
 }
 
 LAW("a copied code that is NaN is not finite, wherever it stands, and is copied where that is allowed") {

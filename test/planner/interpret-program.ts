@@ -165,6 +165,8 @@ export function decoded(bytes: Uint8Array, dtype: number): number {
       return view.getFloat32(0, true);
     case DTYPES.BF16.code:
       return new Float32Array(Uint32Array.of(view.getUint16(0, true) << 16).buffer)[0] ?? 0;
+    case DTYPES.F8_E8M0.code:
+      return view.getUint8(0) === 0xff ? Number.NaN : 2 ** (view.getUint8(0) - 127);
     case DTYPES.F8_E4M3.code: {
       const code = view.getUint8(0);
       const exponent = (code >> 3) & 15;

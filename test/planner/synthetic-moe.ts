@@ -276,31 +276,53 @@ export function diskOf({ table, files }: Synthetic) {
 
 export type ScaleKind = "block" | "channel" | "tensor";
 
-/** The same checkpoint with FP8 codes in its linears, and scales beside them. */
-export function quantizedOnDisk(model: MoeCase, kind: ScaleKind): Synthetic {
+/** How scales are written that mean the same. */
+export interface ScaleForm {
+  dtype: "F32" | "F8_E8M0";
+  /** Of a scale a row: [rows, 1], [rows] or [1, rows]. Of a scale a tensor: [] or [1]. */
+  shape: "column" | "vector" | "row";
+  suffix: "_scale" | "_scale_inv" | "by kind";
+}
+
+export const PLAIN_SCALES: ScaleForm = { dtype: "F32", shape: "column", suffix: "by kind" };
+
+/** The same checkpoint with FP8 codes in its linears, and scales beside them: other than F32 ones are powers of two. */
+export function quantizedOnDisk(model: MoeCase, kind: ScaleKind, form: ScaleForm = PLAIN_SCALES): Synthetic {
   const shapes = moeShapes(model);
   const scales: Shapes = {};
   const dtypes: Record<string, FormatDType> = {};
   for (const [name, shape] of Object.entries(shapes)) {
     if (name.endsWith("e_score_correction_bias")) dtypes[name] = "F32";
     if (shape.length < 2 || /embed_tokens|lm_head|mlp\.gate\.weight/.test(name)) continue;
-    const [rows = 1, cols = 1] = shape.slice(-2);
-    const stacked = shape.slice(0, -2);
     dtypes[name] = "F8_E4M3";
-    const scale = kind === "block" ? `${name}_scale_inv` : `${name}_scale`;
-    dtypes[scale] = "F32";
-    scales[scale] = {
-      block: [...stacked, Math.ceil(rows / 128), Math.ceil(cols / 128)],
-      channel: [...stacked, rows, 1],
-      tensor: [...stacked],
-    }[kind];
+    const byKind = kind === "block" ? "_scale_inv" : "_scale";
+    const scale = `${name}${form.suffix === "by kind" ? byKind : form.suffix}`;
+    dtypes[scale] = form.dtype;
+    scales[scale] = shapeOfScales(shape, kind, form);
   }
   const checkpoint = synthesize(model.fields, { ...shapes, ...scales }, { dtypes, fileCount: model.fileCount });
   for (const name of Object.keys(scales)) {
     const { bytes } = diskOf(checkpoint)(name);
-    // One that fits all, or one of its own for each.
-    for (let at = 0; at < bytes.length; at += 4)
-      bytes.set(encoded(kind === "tensor" ? 0.375 : 2 ** -9 * (1 + ((at * 7) % 251)), DTYPES.F32.code), at);
+    const { bytes: size } = DTYPES[form.dtype];
+    for (let at = 0; at < bytes.length; at += size) bytes.set(scaleAt(at, kind, form), at);
   }
   return checkpoint;
+}
+
+/** One that fits all, or one of its own for each. */
+function scaleAt(at: number, kind: ScaleKind, { dtype }: ScaleForm): Uint8Array {
+  if (dtype === "F8_E8M0") return Uint8Array.of(kind === "tensor" ? 125 : 110 + ((at * 7) % 19));
+  return encoded(kind === "tensor" ? 0.375 : 2 ** -9 * (1 + ((at * 7) % 251)), DTYPES.F32.code);
+}
+
+function shapeOfScales(shape: readonly number[], kind: ScaleKind, form: ScaleForm): number[] {
+  const [rows = 1, cols = 1] = shape.slice(-2);
+  const stacked = shape.slice(0, -2);
+  if (kind === "tensor") return stacked.length > 0 || form.shape === "column" ? stacked : [1];
+  const blocks = [Math.ceil(rows / 128), Math.ceil(cols / 128)];
+  if (kind === "block") return [...stacked, ...blocks];
+  const row = [...stacked, 1, rows];
+  if (form.shape === "vector") return [...stacked, rows];
+  // [1, rows] may be what a matrix of few rows has of blocks.
+  return form.shape === "row" && !(blocks[0] === 1 && blocks[1] === rows) ? row : [...stacked, rows, 1];
 }

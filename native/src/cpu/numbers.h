@@ -68,6 +68,13 @@ LAYERCAST_HOST_DEVICE inline float float_from_e4m3(uint8_t code) {
   return float_of(sign | (magnitude == (0x7Fu << 20) ? 0x7FC00000u : finite));
 }
 
+/// 2^(code - 127), down to the subnormal 2^-127; NaN is 0xFF.
+LAYERCAST_HOST_DEVICE inline float float_from_e8m0(uint8_t code) {
+  const uint32_t normal = static_cast<uint32_t>(code) << 23;
+  const uint32_t finite = code == 0 ? 1u << 22 : normal;
+  return float_of(code == 0xFF ? 0x7FC00000u : finite);
+}
+
 /// The value of a code. A NaN has the code's sign: that of a product that is none differs from machine to machine.
 LAYERCAST_HOST_DEVICE inline float scaled_e4m3(uint8_t code, float scale) {
   const uint32_t bits = bits_of(float_from_e4m3(code) * scale);

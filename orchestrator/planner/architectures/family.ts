@@ -50,6 +50,8 @@ export interface TensorSpec {
   parts: readonly PartSpec[];
   /** A linear weight: the recipe applies. */
   quantized: boolean;
+  /** Not quantized by any recipe, but a checkpoint may have FP8 codes of it; of what is quantized it always may. */
+  mayBeCodes?: boolean;
   /**
    * `required`: a part that is not in the checkpoint is `tensor_missing`. A family lists no tensor that the architecture or the
    * config does not demand, whatever a checkpoint has. `attention_scale`: an F32 scalar, 1 when absent, positive, set in the
