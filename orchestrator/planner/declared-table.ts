@@ -9,7 +9,7 @@ import type { CheckpointFile, CheckpointTable, CheckpointTensor } from "../contr
 import type { DeclaredTensor } from "../contract/push.js";
 import type { Family, PartSource, TensorSpec } from "./architectures/family.js";
 import { familyOf, layersOf, readDimensions, skipReason } from "./architectures/index.js";
-import { dtypeOfConfig } from "./quantization-config.js";
+import { dtypeOfConfig, quantizationOf } from "./quantization-config.js";
 import { INPUT_SCALE_REASON, isInputScaleName } from "./stored-scales.js";
 
 /** `tensors`: what will be sent; null: what the config demands, in the dtype that it names. */
@@ -72,7 +72,7 @@ function namesOf({ name }: PartSource, experts: number): string[] {
 
 /** Which tensors are codes, and what scales they have, no config says. */
 function isQuantized({ fields }: ModelConfig): boolean {
-  return Object.hasOwn(fields, "quantization_config") && fields.quantization_config !== null;
+  return quantizationOf(fields) !== null;
 }
 
 function mustBeListed({ file }: ModelConfig): LayercastError {

@@ -172,6 +172,18 @@ describe("codes that are made values", () => {
     expect(skipped[0]?.reason).toMatch(/of use only as stored/);
   });
 
+  it("or were values before leave the scales of inputs behind too, whatever the recipe", () => {
+    const tensors = { [DOWN]: { dtype: "BF16", offset: 104 }, [`${DOWN}_scale_inv`]: null } as const;
+    const left = `${L1}mlp.shared_experts.down_proj.input_scale`;
+    for (const scheme of ["none", "as-stored"] as const) {
+      const { skipped } = planned({
+        tensors: { ...tensors, [left]: {} },
+        request: { scheme, dtype: scheme === "none" ? "bfloat16" : "auto" },
+      });
+      expect(skipped).toEqual([{ name: left, reason: expect.stringMatching(/left over/) }]);
+    }
+  });
+
   it("may be cut anywhere, and quantized again", () => {
     const fields = { intermediate_size: 264, moe_intermediate_size: 24 };
     const made = kernels(
@@ -186,6 +198,10 @@ const fp8 = { quant_method: "fp8" };
 const compressed = (weights: object) => ({
   quantization_config: { quant_method: "compressed-tensors", config_groups: { group_0: { weights } } },
 });
+
+const config = (fields: object) => ({ quantization_config: fields });
+const quark = (weight: unknown, more: object = {}) =>
+  config({ quant_method: "quark", global_quant_config: { weight, input_tensors: null }, ...more });
 
 const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][] = [
   [
@@ -264,9 +280,9 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
   ],
   [
     "scales of another dtype",
-    { tensors: { [`${DOWN}_scale_inv`]: { dtype: "F8_E8M0" } } },
+    { tensors: { [`${DOWN}_scale_inv`]: { dtype: "U8" } } },
     "unsupported_dtype",
-    /F8_E8M0; scales must be/,
+    /U8; scales must be BF16, F16, F32, F8_E8M0\. Submit/,
   ],
   [
     "an input with a scale a row",
@@ -285,7 +301,7 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     "an unknown way of quantizing",
     { fields: { quantization_config: { quant_method: "gptq" } } },
     "unsupported_recipe",
-    /quant_method "\\?"?gptq.*fp8 and compressed-tensors are known/,
+    /gptq.*; fp8, compressed-tensors, modelopt, fbgemm_fp8 and quark are known\./,
   ],
   [
     "blocks of another size",
@@ -300,6 +316,60 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     /quant_method missing/,
   ],
   ["codes of four bits", { fields: compressed({ num_bits: 4, type: "int" }) }, "unsupported_recipe", /num_bits .*4/],
+  [
+    "ModelOpt's codes of four bits",
+    { fields: config({ quant_method: "modelopt", quant_algo: "NVFP4" }) },
+    "unsupported_recipe",
+    /quant_algo .*NVFP4.*; FP8 and FP8_PER_CHANNEL_PER_TOKEN are known/,
+  ],
+  [
+    "ModelOpt's codes of a kind that the config does not name",
+    { kind: "tensor", fields: config({ quant_method: "modelopt" }) },
+    "unsupported_recipe",
+    /quant_algo missing; FP8 and/,
+  ],
+  [
+    "ModelOpt's mixtures, where its own file was copied",
+    { fields: config({ producer: { name: "modelopt" }, quantization: { quant_algo: "MIXED_PRECISION" } }) },
+    "unsupported_recipe",
+    /quant_algo .*MIXED_PRECISION/,
+  ],
+  [
+    "Quark's microscaled codes",
+    { fields: quark({ dtype: "fp4", qscheme: "per_group", group_size: 32 }) },
+    "unsupported_recipe",
+    /weights of dtype .*fp4.*; fp8_e4m3 is known/,
+  ],
+  [
+    "Quark's codes of four bits in some layers",
+    { fields: quark({ dtype: "fp8_e4m3" }, { layer_quant_config: { "*mlp*": { weight: { dtype: "int4" } } } }) },
+    "unsupported_recipe",
+    /weights of dtype .*int4/,
+  ],
+  [
+    "Quark's codes of several steps",
+    { fields: quark([{ dtype: "fp8_e4m3" }, { dtype: "int4" }]) },
+    "unsupported_recipe",
+    /weights of dtype .*int4/,
+  ],
+  [
+    "FP8 of the other format by config",
+    { fields: config({ ...fp8, fmt: "e5m2" }) },
+    "unsupported_recipe",
+    /fmt .*e5m2.*; e4m3 is known\. Submit the checkpoint as it was before quantizing/,
+  ],
+  [
+    "FP8 of the other format on disk",
+    { tensors: { [DOWN]: { dtype: "F8_E5M2" } } },
+    "unsupported_dtype",
+    /down_proj\.weight is F8_E5M2; .* or quantized to F8_E4M3\./,
+  ],
+  [
+    "fused parts whose scales have different dtypes",
+    { tensors: { [`${ATTENTION}q_a_proj.weight_scale_inv`]: { dtype: "F8_E8M0" } } },
+    "unsupported_dtype",
+    /scales of .*fused_qkv_a_proj\.weight have different dtypes: .*q_a_proj\.weight_scale_inv F8_E8M0, .*F32/,
+  ],
   [
     "blocks of another size among compressed tensors, also when values are made",
     {
@@ -344,6 +414,19 @@ describe("planReload refuses", () => {
     [
       "compressed tensors",
       { kind: "channel", fields: compressed({ num_bits: 8, type: "float", strategy: "channel" }) },
+    ],
+    ["capitals", { fields: config({ quant_method: "FP8", fmt: "float8_e4m3fn", scale_fmt: "ue8m0" }) }],
+    ["an underscore", { fields: config({ quant_method: "compressed_tensors" }) }],
+    ["a config that says nothing", { fields: config({}) }],
+    ["ModelOpt's FP8", { kind: "tensor", fields: config({ quant_method: "modelopt", quant_algo: "FP8" }) }],
+    ["ModelOpt's own file", { kind: "tensor", fields: config({ quantization: { quant_algo: "FP8" } }) }],
+    ["FBGEMM's FP8", { kind: "channel", fields: config({ quant_method: "fbgemm_fp8", activation_scale_ub: 1200 }) }],
+    [
+      "Quark's FP8",
+      {
+        kind: "tensor",
+        fields: quark({ dtype: "fp8_e4m3", qscheme: "per_tensor" }, { layer_quant_config: { "*k_proj": {} } }),
+      },
     ],
   ])("nothing that it knows: %s", (_, change) => {
     expect(() => planned(change)).not.toThrow();
