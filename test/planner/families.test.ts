@@ -499,12 +499,16 @@ describe("attention scales", () => {
     ["tiny-deepseek-v3", "mla_attn"],
   ])("of %s come from every name they are written with, and are F32 scalars of %s", async (name, kernelModule) => {
     const checkpoint = await load(name);
+    const projected = (part: "k" | "v") => ["", `${part}_proj.`, "qkv_proj."].map((module) => `${module}${part}_scale`);
     const sources: Record<string, string[]> = {
-      q_scale: ["q_scale", "attn.q_scale"],
-      k_scale: ["k_scale", "attn.k_scale", "k_proj.k_scale", "kv_scale"],
-      v_scale: ["v_scale", "attn.v_scale", "v_proj.v_scale", "kv_scale"],
-      prob_scale: ["attn.prob_scale"],
+      q_scale: ["q_scale", "attn.q_scale", "q_proj.output_scale"],
+      k_scale: [...projected("k"), "attn.k_scale", "k_proj.output_scale", "k_cache.scale", "kv_scale"],
+      v_scale: [...projected("v"), "attn.v_scale", "v_proj.output_scale", "v_cache.scale", "kv_scale"],
+      prob_scale: ["attn.prob_scale", "prob_output_scale"],
     };
+    if (kernelModule === "mla_attn")
+      for (const [scale, names] of Object.entries(sources))
+        names.push(`mla_attn.${scale}`, `mla_attn.mla_attn.${scale}`);
     for (const [scale, names] of Object.entries(sources)) {
       for (const onDisk of names) {
         const add = { [`${L1}self_attn.${onDisk}`]: onDisk.startsWith("attn.") ? [1] : [] };
@@ -516,6 +520,44 @@ describe("attention scales", () => {
         expect(kernel(made, `${L0}self_attn.${kernelModule}.${scale}`).constant).toBe(1);
       }
     }
+  });
+
+  const givenBy = async (...names: string[]) => {
+    const add = Object.fromEntries(names.map((name) => [`${L1}self_attn.${name}`, []]));
+    const made = plan(changed(await load("tiny-qwen3-moe"), { add }));
+    const sources = ["q_scale", "k_scale", "v_scale", "prob_scale"].map((scale) => {
+      const [part] = kernel(made, `${L1}self_attn.attn.${scale}`).parts;
+      return made.layout.checkpointTensors[part?.tensors[0] ?? -1]?.name.slice(`${L1}self_attn.`.length) ?? 1;
+    });
+    return { sources, skipped: made.skipped.map(({ name }) => name.slice(`${L1}self_attn.`.length)) };
+  };
+
+  it("of keys alone are those of values too; of values alone they are no others'", async () => {
+    expect((await givenBy("k_proj.output_scale")).sources).toEqual([
+      1,
+      "k_proj.output_scale",
+      "k_proj.output_scale",
+      1,
+    ]);
+    expect((await givenBy("qkv_proj.v_scale")).sources).toEqual([1, 1, "qkv_proj.v_scale", 1]);
+    expect((await givenBy("kv_scale", "v_scale")).sources).toEqual([1, "kv_scale", "v_scale", 1]);
+  });
+
+  it.each([
+    ["k_scale", "qkv_proj.k_scale"],
+    ["v_proj.v_scale", "v_proj.output_scale"],
+    ["attn.prob_scale", "prob_output_scale"],
+    ["k_scale", "kv_scale"],
+  ])("%s and %s are one scale: a checkpoint has one of the two", async (one, other) => {
+    await expect(givenBy(one, other)).rejects.toMatchObject({
+      code: "tensor_unexpected",
+      message: expect.stringContaining(other),
+    });
+  });
+
+  it("have no zero points beside them that are loaded", async () => {
+    const zeroPoints = ["k_zero_point", "attn.v_zero_point"];
+    expect((await givenBy("k_scale", ...zeroPoints)).skipped.toSorted()).toEqual(zeroPoints.toSorted());
   });
 });
 

@@ -3,6 +3,7 @@
 
 import { readFlag, readSize } from "../../checkpoint/model-config.js";
 import type { PartRule } from "../../contract/plan.js";
+import { attentionScales } from "./attention-scales.js";
 import type { Dimensions, PartSource, PartSpec, TensorSpec } from "./family.js";
 
 /** Which linears of attention have biases: none, q, k and v, or the output projection too. */
@@ -172,29 +173,5 @@ export function rowParallel(
   ];
 }
 
-/**
- * The scalars of the key/value cache and of attention, under every name they have been written with. These alone are optional: a
- * checkpoint that was calibrated for an FP8 cache has them (Llama-3.1-8B-Instruct-FP8-KV), what it was made of has none
- * (Llama-3.1-8B-Instruct), and the config is the same.
- */
-export function attentionScales(attention: string, kernelModule: string): TensorSpec[] {
-  const names: Record<string, string[]> = {
-    q_scale: ["q_scale", "attn.q_scale"],
-    k_scale: ["k_scale", "attn.k_scale", "k_proj.k_scale", "kv_scale"],
-    v_scale: ["v_scale", "attn.v_scale", "v_proj.v_scale", "kv_scale"],
-    prob_scale: ["attn.prob_scale"],
-  };
-  return Object.entries(names).map(([scale, onDisk]) => {
-    const sources = onDisk.map((name): PartSource => ({ name: attention + name, shapes: SCALAR }));
-    return {
-      name: `${attention}${kernelModule}.${scale}`,
-      parts: [{ sources, rows: 1, cols: 1, rule: REPLICATE }],
-      quantized: false,
-      presence: "attention_scale",
-    };
-  });
-}
-
 export const REPLICATE: PartRule = { kind: "replicate" };
-const SCALAR = [[], [1]];
 const VOCABULARY_MULTIPLE = 64;

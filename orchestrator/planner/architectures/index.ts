@@ -4,6 +4,7 @@
 import { type ModelConfig, readFlag, readSize } from "../../checkpoint/model-config.js";
 import { quoted } from "../../checkpoint/strict-json.js";
 import { LayercastError } from "../../contract/errors.js";
+import { zeroPointReason } from "./attention-scales.js";
 import { norm, vocabularyTable } from "./decoder-parts.js";
 import { deepseekV2, deepseekV3 } from "./deepseek.js";
 import type { Dimensions, Family, LayerSpec, PartSource, TensorSpec } from "./family.js";
@@ -77,7 +78,7 @@ export function* layersOf(family: Family, model: Dimensions): Generator<LayerSpe
     yield layer(name, family.decoderLayer(model, `${name}.`, index));
   }
   yield layer("model.norm", [norm("model.norm", model.hiddenSize)]);
-  if (!model.tied) yield layer(LM_HEAD, [vocabularyTable(LM_HEAD, model)]);
+  if (!model.tied) yield layer(LM_HEAD, [{ ...vocabularyTable(LM_HEAD, model), mayBeCodes: true }]);
 }
 
 /** The sources of each part once more for every prefix that names on disk may have. */
@@ -113,11 +114,11 @@ function plainName(name: string, { prefixes = [] }: Family): string {
 export function skipReason(name: string, family: Family, model: Dimensions): string | null {
   if (name.includes(".rotary_emb.")) return "rotary tables are computed, not loaded";
   const plain = plainName(name, family);
-  if (model.tied && plain === `${LM_HEAD}.weight`) return "tied: model.embed_tokens.weight serves as the head";
+  if (model.tied && TIED_HEAD.test(plain)) return "tied: model.embed_tokens.weight serves as the head";
   const index = DECODER_LAYER.exec(plain)?.[1];
   if (index !== undefined && Number(index) >= model.layerCount)
     return `layer ${index} lies past num_hidden_layers ${model.layerCount} (multi-token prediction)`;
-  return family.skip?.(name, model) ?? null;
+  return zeroPointReason(plain) ?? family.skip?.(name, model) ?? null;
 }
 
 /** Classes that wrap any model and do not name it. */
@@ -125,3 +126,5 @@ const WRAPPERS = ["FullyShardedDataParallel", "DistributedDataParallel", "Optimi
 const DECODER_LAYERS = "model.layers.";
 const DECODER_LAYER = /^model\.layers\.(\d+)\./;
 const LM_HEAD = "lm_head";
+/** With the scales of one that is FP8. */
+const TIED_HEAD = /^lm_head\.(?:weight|weight_scale|weight_scale_inv|input_scale)$/;

@@ -2,15 +2,8 @@
 // rank has whole, and wide ones, which are cut by heads. At finalize kv_b_proj is split into what decoding multiplies with.
 
 import { readSize, readSizeOrNull } from "../../checkpoint/model-config.js";
-import {
-  attentionScales,
-  type Column,
-  columnParallel,
-  configuredBias,
-  norm,
-  REPLICATE,
-  rowParallel,
-} from "./decoder-parts.js";
+import { attentionScales } from "./attention-scales.js";
+import { type Column, columnParallel, configuredBias, norm, REPLICATE, rowParallel } from "./decoder-parts.js";
 import type { Dimensions, TensorSpec } from "./family.js";
 
 export function latentAttention(model: Dimensions, prefix: string): TensorSpec[] {
