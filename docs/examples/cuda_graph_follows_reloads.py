@@ -17,6 +17,7 @@ With `--start --device cpu` there is no graph: the same tensors are read by call
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -253,7 +254,7 @@ class Checks:
 
     def losses_fall(self, losses: dict[str, list[float]]) -> None:
         for way, values in losses.items():
-            falls = all(later < earlier for earlier, later in zip(values, values[1:]))
+            falls = all(later < earlier for earlier, later in itertools.pairwise(values))
             self.require(falls, f"{way}: the held-out loss does not fall: {values}")
 
 

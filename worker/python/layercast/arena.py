@@ -54,7 +54,7 @@ def attach(
 
 def _open_page(run_dir: Path, below: Path, deadline: Deadline) -> PageFile:
     while True:
-        for directory in (run_dir, run_dir / below):
+        for directory in (run_dir / below, run_dir):
             try:
                 return PageFile(directory / "control")
             except FileNotFoundError:
@@ -177,7 +177,8 @@ class Arena:
                 with self.reading(deadline.left_s()) as version:
                     return function(version)
             except Changed as changed:
-                deadline.pause(lambda: f"a read without a swap in it: {changed}")
+                reason = str(changed)
+            deadline.pause(lambda: f"a read without a swap in it: {reason}")
 
     def close(self) -> None:
         """Lets go. Tensors and buffers that are still there keep the memory mapped and stay valid."""

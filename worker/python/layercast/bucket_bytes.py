@@ -131,5 +131,5 @@ def _buffer_of(tensor: Tensor) -> memoryview:
     # Not through NumPy, which is an extra of torch's and knows no bfloat16.
     here = tensor.detach().cpu().contiguous()
     memory = (ctypes.c_char * _byte_count(tensor)).from_address(here.data_ptr())
-    memory.keeps = here
+    memory.keeps = here  # type: ignore[attr-defined]
     return memoryview(memory).cast("B")

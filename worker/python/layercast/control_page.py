@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ArenaInvalid
+from .regular_file import open_regular
 
 PAGE_BYTES = 4096
 ABI = 1
@@ -60,7 +61,7 @@ class PageFile:
         if sys.byteorder != "little":
             raise ArenaInvalid(f"{path} is little-endian and this machine is not: attach on the worker's host")
         self.path = path
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
             if status.st_size != PAGE_BYTES:
                 raise ArenaInvalid(
@@ -111,7 +112,7 @@ class PageFile:
 
 def parse_page(raw: bytes, where: str) -> ControlPage:
     """`raw`: at least the fields' 448 bytes, of one moment. Raises ArenaInvalid."""
-    fields = dict(zip(NAMES, FIELDS.unpack_from(raw)))
+    fields = dict(zip(NAMES, FIELDS.unpack_from(raw), strict=True))
     magic, abi = fields.pop("magic"), fields.pop("abi")
     del fields["zero"]
     if magic != MAGIC:

@@ -18,6 +18,7 @@ from .control_page import ControlPage
 from .errors import ArenaInvalid, DeviceUnavailable
 from .flat_tensor import DLPACK_CUDA, flat_tensor
 from .live_file import check_sizes
+from .regular_file import open_regular
 from .tensor_table import TableEntry, parse_header
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ class LiveMemory:
     def __init__(self, directory: Path, page: ControlPage) -> None:
         """Raises FileNotFoundError, ArenaInvalid and DeviceUnavailable."""
         path = directory / HEADER_NAME
-        check_sizes(os.stat(path).st_size, page, page.data_offset, path)
-        self.table: dict[str, TableEntry] = parse_header(path.read_bytes(), page.data_bytes, str(path))
+        with open_regular(path) as file:
+            check_sizes(os.fstat(file.fileno()).st_size, page, page.data_offset, path)
+            header = file.read(page.data_offset)
+        self.table: dict[str, TableEntry] = parse_header(header, page.data_bytes, str(path))
         ordinal = find_device(page.device_uuid)
         self._mapped = Mapping(ordinal, page.ipc_handle, page.data_bytes)
         self.device = f"cuda:{ordinal}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .control_page import ControlPage
 from .errors import ArenaInvalid
 from .flat_tensor import DLPACK_CPU, flat_tensor
+from .regular_file import open_regular
 from .tensor_table import MAX_HEADER_BYTES, TableEntry, parse_header
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class LiveFile:
     def __init__(self, directory: Path, page: ControlPage) -> None:
         """Raises FileNotFoundError, and ArenaInvalid when the file is not the one that the page describes."""
         path = directory / FILE_NAME
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             check_sizes(os.fstat(file.fileno()).st_size, page, page.data_offset + page.data_bytes, path)
             self._mapped = _map(file.fileno(), page.data_offset + page.data_bytes, path)
         header = bytes(memoryview(self._mapped)[: page.data_offset])

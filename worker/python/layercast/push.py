@@ -137,27 +137,6 @@ class PushSession:
         it again. Send buckets this way or with `send`, not both. Returns the bucket's number.
         """
         self._wait_for_room()
-        body = BucketBytes(tensors)
-        repeated = False
-
-        def attempt() -> dict[str, Any]:
-            nonlocal repeated
-            if repeated and (known := self._known(number)) is not None and known["state"] != "wanted":
-                return known  # Its answer was lost.
-            repeated = True
-            return self._rest.put(path_of(self.id, "buckets", number), body)
-
-        self._patiently(f"sending bucket {number}", attempt)
-        if bucket is None:
-            self._sent.append(number)
-        return number
-
-    def post(self, path: str | Path, *, immutable: bool = False) -> int:
-        """
-        Names a bucket that is a file, in shared memory for example; see `wait_consumed`. `immutable`: nobody writes to
-        it again. Send buckets this way or with `send`, not both. Returns the bucket's number.
-        """
-        self._wait_for_room()
         body = {"uri": Path(path).absolute().as_uri(), "immutable": immutable}
         answer = self._patiently(f"sending {path}", lambda: self._rest.ask("POST", path_of(self.id, "buckets"), body))
         self._sent.append(int(answer["bucket"]))
@@ -166,8 +145,8 @@ class PushSession:
     def wait_consumed(self, bucket: int) -> None:
         """Returns when the bucket's memory, or its file, is the caller's again."""
         end = time.monotonic() + self._timeout_s
+        path = f"{path_of(self.id, 'buckets', bucket)}?wait={WAIT_S}s"
         while True:
-            path = f"{path_of(self.id, 'buckets', bucket)}?wait={WAIT_S}s"
             state = self._patiently(f"waiting for bucket {bucket}", lambda: self._rest.ask("GET", path))["state"]
             if state == "consumed":
                 return

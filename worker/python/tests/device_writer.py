@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import partial
 from pathlib import Path
 
 from layercast.cuda import IpcHandle, Uuid, call, current
@@ -45,7 +46,7 @@ def main() -> None:
         verb, version, value = line.split()
         if verb == "start":
             (writer.directory / "live.safetensors.header").write_bytes(writer.header)
-        writer.swap(version, lambda: writer.set_bytes(int(value)))
+        writer.swap(version, partial(writer.set_bytes, int(value)))
         print("done", flush=True)
 
 

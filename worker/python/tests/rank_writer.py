@@ -6,7 +6,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PAGE_BYTES = 4096
@@ -27,7 +27,7 @@ TENSORS = {
 }
 
 
-def header_of(entries: dict[str, object], multiple_bytes: int = 4096) -> bytes:
+def header_of(entries: Mapping[str, object], multiple_bytes: int = 4096) -> bytes:
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
     size = -(-(8 + len(text)) // multiple_bytes) * multiple_bytes
     return struct.pack("<Q", size - 8) + text.ljust(size - 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -117,6 +118,20 @@ class Refusing(ArenaTest):
         with open(self.directory / "live.safetensors", "r+b") as file:
             file.truncate(PAGE_BYTES + 1)
         self.refused("has 4097 bytes")
+
+    def test_what_is_no_regular_file_at_once(self) -> None:
+        kinds = (("a FIFO", os.mkfifo), ("a directory", os.mkdir))
+        for name in ("control", "live.safetensors"):
+            for kind, make in kinds:
+                RankWriter(self.directory).start("1", fill=1)
+                path = self.directory / name
+                path.unlink()
+                make(path)
+                self.refused(f"{name} is {kind}, not a regular file")
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
 
     def test_a_file_that_is_not_there(self) -> None:
         self.writer.swap("1", lambda: None)

@@ -7,18 +7,12 @@ import subprocess
 import sys
 import unittest
 from pathlib import Path
-from typing import Any
 
 import layercast
 
+from .optional_torch import torch
 from .rank_writer import TENSORS, header_of
 from .test_arena import ArenaTest
-
-torch: Any
-try:
-    import torch
-except ImportError:
-    torch = None
 
 HAS_GPU = torch is not None and torch.cuda.is_available()
 HEADER_NAME = "live.safetensors.header"
@@ -32,12 +26,14 @@ class CudaTensors(ArenaTest):
         command = [sys.executable, "-m", "tests.device_writer", str(self.directory)]
         folder = Path(__file__).parent.parent
         self.holder = subprocess.Popen(command, cwd=folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.holder.stdout is not None
+        self.said = self.holder.stdout
         self.addCleanup(self.holder.communicate, timeout=ATTACH_S)
         self.tell("start 1 63")
 
     def tell(self, line: str) -> None:
         print(line, file=self.holder.stdin, flush=True)
-        self.assertEqual(self.holder.stdout.readline(), "done\n")
+        self.assertEqual(self.said.readline(), "done\n")
 
     def attach(self) -> layercast.Arena:
         arena = layercast.attach(self.run_dir, timeout_s=ATTACH_S)

@@ -14,11 +14,7 @@ from layercast import PushFailed, RawTensor, Refused, Rows, Timeout
 from layercast.bucket_bytes import ROW_RANGES_KEY, BucketBytes
 
 from .fake_orchestrator import FakeOrchestrator, lost, refusal, tensors_of
-
-try:
-    import torch
-except ImportError:
-    torch = None
+from .optional_torch import torch
 
 CONFIG = {"model_type": "llama"}
 A = RawTensor("U8", [3, 2], bytes(range(6)))
@@ -185,7 +181,10 @@ class Bytes(unittest.TestCase):
         sent = {"t": value.t(), "s": torch.tensor(2, dtype=torch.int64), "e": empty, "r": Rows(value[1:], 1, 2)}
         found, _ = tensors_of(b"".join(bytes(chunk) for chunk in BucketBytes(sent).chunks()))
         bits = value.view(torch.int16)
-        words = lambda tensor: b"".join(int(v).to_bytes(2, "little") for v in tensor.flatten().tolist())  # noqa: E731
+
+        def words(tensor: Any) -> bytes:
+            return b"".join(int(v).to_bytes(2, "little") for v in tensor.flatten().tolist())
+
         self.assertEqual(found["t"], ("BF16", [3, 2], words(bits.t())))
         self.assertEqual(found["s"], ("I64", [], (2).to_bytes(8, "little")))
         self.assertEqual(found["e"], ("F32", [0, 4], b""))

@@ -44,7 +44,8 @@ class Header(unittest.TestCase):
         self.refused(raw_header(b'{"a": {"dtype": "F32", "dtype": "U8"}}'), 256, "'dtype' twice")
 
     def test_must_describe_each_tensor_completely(self) -> None:
-        for flaw in (1, [], {}, {"dtype": "F32", "shape": [64]}, {**A, "more": 1}):
+        flaws: tuple[object, ...] = (1, [], {}, {"dtype": "F32", "shape": [64]}, {**A, "more": 1})
+        for flaw in flaws:
             self.refused(header_of({"a": flaw}), 256, "exactly dtype, shape and data_offsets")
 
     def test_must_have_dtypes_that_kernel_tensors_have(self) -> None:

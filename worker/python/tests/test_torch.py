@@ -5,16 +5,10 @@ from __future__ import annotations
 import gc
 import unittest
 import warnings
-from typing import Any
 
+from .optional_torch import torch
 from .rank_writer import TENSORS, RankWriter
 from .test_arena import ArenaTest, mapped_files
-
-torch: Any
-try:
-    import torch
-except ImportError:
-    torch = None
 
 HAS_FLOAT8 = hasattr(torch, "float8_e4m3fn")
 PLAIN_TENSORS = {name: (dtype, shape) for name, (dtype, shape) in TENSORS.items() if dtype != "F8_E4M3"}
