@@ -220,10 +220,13 @@ export interface NativeCore {
   /** The shared object that the GPU is reached by, there or not; the holder's --library. */
   readonly cudaLibraryPath: string;
 
-  /** Takes an exclusive lock on the file for the life of the process. 0: taken; otherwise the holder's pid. */
-  acquireLock(path: string): number;
-  /** Takes a shared lock on the file for the life of the process; waits a few seconds for one who has it alone. */
-  shareLock(path: string): void;
+  /**
+   * Takes an exclusive lock on the file for the life of the process, and writes `holder` into it. Null: taken; otherwise
+   * what the file says of the process that has it, empty while that one has not written yet.
+   */
+  acquireLock(path: string, holder: string): string | null;
+  /** Takes a shared lock on the file for the life of the process; waits so long for one who has it alone. */
+  shareLock(path: string, timeoutMs: number): void;
 
   openDevice(name: string): Device; // "cpu", "cuda:0"; open while the handle or an arena on it is there
   describeDevice(device: Device): DeviceFacts;

@@ -6,6 +6,7 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { NativeCore } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
+import { ownIdentity, type ProcessIdentity, startOf } from "./process-identity.js";
 
 export interface HeldMemory {
   /** 128 hex digits; by it every process of this host maps the memory. */
@@ -32,10 +33,13 @@ export interface HoldersOptions {
   graceMs: number;
 }
 
-/** One line of a record: who holds the memory, since when (a process id may come again), and by which handle. */
+/** One line of a record: who holds the memory, and by which handle. */
 interface HolderRecord {
   pid: number;
   startedAt: string;
+  /** Where that number and time are from. A record of an earlier version does not say. */
+  boot?: string;
+  pidNamespace?: string;
   ipcHandle: string;
 }
 
@@ -49,7 +53,7 @@ export function openHolders(options: HoldersOptions): Holders {
       const child = start(options, bytes);
       const pid = child.pid ?? 0;
       // Before it holds anything: should this worker die meanwhile, the next one finds whom to end.
-      const unfinished = { pid, startedAt: startOf(pid) ?? "", ipcHandle: "" };
+      const unfinished = { ...countedBy(ownIdentity()), pid, startedAt: startOf(pid) ?? "", ipcHandle: "" };
       writeRecord(path, unfinished);
       try {
         const record = { ...unfinished, ipcHandle: await firstLine(child, bytes) };
@@ -64,7 +68,7 @@ export function openHolders(options: HoldersOptions): Holders {
     find(path) {
       const record = readRecord(path);
       if (record === null) return null;
-      if (startOf(record.pid) === record.startedAt) return heldBy(record, path);
+      if (isThere(record)) return heldBy(record, path);
       rmSync(recordPath(path), { force: true });
       return null;
     },
@@ -114,15 +118,27 @@ async function firstLine(child: ChildProcess, bytes: number): Promise<string> {
   );
 }
 
-function heldBy({ pid, startedAt, ipcHandle }: HolderRecord, path: string): HeldMemory {
+function heldBy(record: HolderRecord, path: string): HeldMemory {
+  const { pid, ipcHandle } = record;
   return {
     ipcHandle,
     release() {
       const current = readRecord(path);
       if (current?.pid === pid) rmSync(recordPath(path), { force: true });
-      if (startOf(pid) === startedAt) process.kill(pid, "SIGTERM");
+      if (isThere(record)) process.kill(pid, "SIGTERM");
     },
   };
+}
+
+function countedBy(own: ProcessIdentity | null): Pick<HolderRecord, "boot" | "pidNamespace"> {
+  return own === null ? {} : { boot: own.boot, pidNamespace: own.pidNamespace };
+}
+
+/** In another PID namespace the record's number is some other process. */
+function isThere({ pid, startedAt, boot, pidNamespace }: HolderRecord): boolean {
+  const own = ownIdentity();
+  if (boot !== undefined && own !== null && (boot !== own.boot || pidNamespace !== own.pidNamespace)) return false;
+  return startOf(pid) === startedAt;
 }
 
 function writeRecord(path: string, record: HolderRecord): void {
@@ -134,16 +150,5 @@ function readRecord(path: string): HolderRecord | null {
     return JSON.parse(readFileSync(recordPath(path), "utf8")) as HolderRecord;
   } catch {
     return null; // there is none, or a worker died while writing it: its holder ends with the last worker
-  }
-}
-
-/** In the kernel's ticks since it booted; null when there is no such process, or only its remains. */
-function startOf(pid: number): string | null {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return fields[0] === "Z" ? null : (fields[19] ?? null);
-  } catch {
-    return null;
   }
 }

@@ -12,6 +12,8 @@ export interface RankDevice {
 
 /** Device memory stays this long without a worker: time enough to start another, and not for ever. */
 const HOLD_MS = 60_000;
+/** A holder that looks whether it is still needed has the file alone for a moment. */
+const ALIVE_WITHIN_MS = 5_000;
 
 /** `cpu` or `cuda:N`; throws `invalid_request` with the reason when it is not there. */
 export function openRankDevice(core: NativeCore, name: string, directory: string): RankDevice {
@@ -20,7 +22,7 @@ export function openRankDevice(core: NativeCore, name: string, directory: string
   const device = open(core, name);
   if (name === "cpu") return { device, holders: null };
   const alivePath = join(directory, "alive");
-  core.shareLock(alivePath);
+  core.shareLock(alivePath, ALIVE_WITHIN_MS);
   const graceMs = Number(process.env.LAYERCAST_HOLD_MS ?? HOLD_MS);
   return { device, holders: openHolders({ core, ordinal: Number(ordinal ?? 0), alivePath, graceMs }) };
 }

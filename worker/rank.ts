@@ -53,6 +53,8 @@ export interface Rank {
   swapping: Promise<void>;
   /** The catching up that is under way, if any. */
   catchingUp: Promise<void> | null;
+  /** From then on a successor does not wait longer for this process than it must. */
+  stopShowingLife(): void;
   /** The progress of the reload at hand; a new reload begins a new one. */
   report(owner: Owner, plan: LoadedPlan): ProgressReport;
 }

@@ -30,13 +30,15 @@ import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice } from "./open-device.js";
 import { pinRepeatedSources } from "./pin-sources.js";
+import type { ProcessIdentity } from "./process-identity.js";
 import { keepIntakes, type RankPushes } from "./push/rank-pushes.js";
 import { type Rank, reportKeeper } from "./rank.js";
 import { HOST_FILES, openRankArena } from "./rank-arena.js";
 import { runJob } from "./run-job.js";
 import { serve } from "./serve.js";
+import { serveExports } from "./serve-exports.js";
 import { openStagingOwner } from "./staging.js";
-import { takeLock } from "./take-lock.js";
+import { showLife, takeLock } from "./take-lock.js";
 
 export interface WorkerOptions {
   fleet: string;
@@ -47,6 +49,8 @@ export interface WorkerOptions {
   expertParallel: boolean;
   device: string;
   runDir: string;
+  /** End whoever holds this rank's arena, though it is alive. */
+  takeOver: boolean;
   redisUrl: string;
   log: Logger;
   /** The process must end: another incarnation has taken over, or a native thread is stuck. */
@@ -84,14 +88,17 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     onMessage: (heed) => listen(subscriber, heed),
     onFatal,
   });
+  const stopServing = await serveExports(rank, redis, subscriber);
   const jobs = await takeJobs(rank, patient);
   rank.log.info({ threads: rank.core.threads }, "ready");
 
   return {
     async stop() {
       rank.log.info("draining");
+      rank.stopShowingLife();
       await jobs.close();
       stopBeating();
+      stopServing();
       await rank.store
         .transact(fleet, (draft) => leave(draft, rank.key, rank.incarnation))
         .catch((error: unknown) => {
@@ -111,7 +118,10 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const log = options.log.child({ fleet, replica, rank, incarnation });
   const directory = join(resolve(options.runDir), fleet, `replica-${replica}`, `rank-${rank}`);
   mkdirSync(directory, { recursive: true });
-  await takeLock(core, join(directory, "lock"), (pid) => log.warn({ pid }, "ending the process that holds this arena"));
+  const lockPath = join(directory, "lock");
+  const onEnding = (holder: ProcessIdentity) => log.warn({ holder }, "ending the process that holds this arena");
+  await takeLock({ core, path: lockPath, takeOver: options.takeOver, onEnding });
+  const stopShowingLife = showLife(lockPath);
   const scope = key.replace("/", "-");
   await faultPoint("worker.starting", scope);
   const poison = process.env.LAYERCAST_POISON === "1";
@@ -159,6 +169,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     swapping: Promise.resolve(),
     catchingUp: null,
     report,
+    stopShowingLife,
   };
 }
 
@@ -167,8 +178,8 @@ async function tellWarning(store: FleetStore, fleet: string, { reload, epoch }: 
 }
 
 async function listen(subscriber: Redis, heed: (message: FleetMessage) => void): Promise<void> {
-  subscriber.on("message", (_channel: string, text: string) => {
-    const message = parseFleetMessage(text);
+  subscriber.on("message", (channel: string, text: string) => {
+    const message = channel === CHANNELS.fleet ? parseFleetMessage(text) : null;
     if (message !== null) heed(message);
   });
   await subscriber.subscribe(CHANNELS.fleet);

@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <functional>
+#include <optional>
 #include <typeinfo>
 #include <utility>
 
@@ -193,11 +194,16 @@ Napi::Value cuda_library_path(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value acquire_lock_js(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), acquire_lock(text(info[0], "path")));
+  const std::optional<std::string> holder = acquire_lock(text(info[0], "path"), text(info[1], "holder"));
+  if (!holder.has_value()) return info.Env().Null();
+  return Napi::String::New(info.Env(), *holder);
 }
 
 void share_lock_js(const Napi::CallbackInfo& info) {
-  share_lock(text(info[0], "path"));
+  constexpr uint64_t kLongestMs = 60'000;  // it waits on the thread that called
+  const uint64_t timeout_ms = count(info[1], "timeoutMs");
+  if (timeout_ms > kLongestMs) throw_invalid("timeoutMs must be at most " + std::to_string(kLongestMs));
+  share_lock(text(info[0], "path"), timeout_ms);
 }
 
 Napi::Value open_device_js(const Napi::CallbackInfo& info) {

@@ -11,8 +11,21 @@
 
 namespace layercast {
 
-File::File(const std::string& path, int flags, int mode)
-    : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC, mode)) {
+namespace {
+
+/// Less what the umask takes.
+constexpr int kMode = 0666;
+
+std::string directory_of(const std::string& path) {
+  const size_t end = path.rfind('/');
+  if (end == std::string::npos) return ".";
+  return end == 0 ? "/" : path.substr(0, end);
+}
+
+}  // namespace
+
+File::File(const std::string& path, int flags)
+    : path_(path), descriptor_(open(path.c_str(), flags | O_CLOEXEC, kMode)) {
   if (descriptor_ == -1) throw_errno("opening " + path, errno);
 }
 
@@ -58,17 +71,38 @@ uint64_t File::read_at(uint64_t offset, std::span<uint8_t> bytes) const {
 }
 
 NewFile::NewFile(const std::string& path, const std::string& temporary_path)
-    : path_(path),
-      temporary_path_(temporary_path),
-      file_(temporary_path_, O_RDWR | O_CREAT | O_TRUNC) {}
+    : path_(path), temporary_path_(temporary_path), file_(path, open_unnamed()) {}
 
 NewFile::~NewFile() {
-  if (!committed_) unlink(temporary_path_.c_str());
+  if (has_name_) unlink(temporary_path_.c_str());
+}
+
+OpenDescriptor NewFile::open_unnamed() {
+  const int unnamed = open(directory_of(path_).c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, kMode);
+  if (unnamed != -1) return {unnamed};
+  // The file system may not know such files; whatever else is wrong is wrong with this one too.
+  const int named = open(temporary_path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
+  if (named == -1) throw_errno("opening " + temporary_path_, errno);
+  has_name_ = true;
+  return {named};
+}
+
+/// Not by the descriptor alone, which needs a capability.
+void NewFile::give_name(const std::string& path) const {
+  const std::string link = "/proc/self/fd/" + std::to_string(file_.descriptor());
+  if (linkat(AT_FDCWD, link.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+    throw_errno("naming " + path, errno);
+  }
 }
 
 void NewFile::commit() {
+  if (!has_name_) {
+    unlink(temporary_path_.c_str());  // what a process that was killed has left
+    give_name(temporary_path_);
+    has_name_ = true;
+  }
   if (std::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw_errno("renaming " + temporary_path_, errno);
-  committed_ = true;
+  has_name_ = false;
 }
 
 }  // namespace layercast

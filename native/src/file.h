@@ -4,13 +4,20 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 namespace layercast {
 
+struct OpenDescriptor {
+  int number;
+};
+
 class File {
  public:
-  /// Throws io, naming the path.
-  File(const std::string& path, int flags, int mode = 0644);
+  /// Throws io, naming the path. What others may do with a file that is made is for the process's umask to say.
+  File(const std::string& path, int flags);
+  /// Takes over what is open already.
+  File(std::string path, OpenDescriptor descriptor) : path_(std::move(path)), descriptor_(descriptor.number) {}
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
@@ -32,7 +39,8 @@ class File {
   int descriptor_;
 };
 
-/// A file made under a temporary path that takes the place of `path` with commit(), and is gone without it.
+/// A file that takes the place of `path` with commit(), and is gone without it. Until then it has no name, so that it is gone too when
+/// this process is killed; only where the file system has no such files does it lie at `temporary_path`.
 class NewFile {
  public:
   NewFile(const std::string& path, const std::string& temporary_path);
@@ -46,8 +54,11 @@ class NewFile {
  private:
   std::string path_;
   std::string temporary_path_;
+  bool has_name_ = false;
   File file_;
-  bool committed_ = false;
+
+  OpenDescriptor open_unnamed();
+  void give_name(const std::string& path) const;
 };
 
 }  // namespace layercast

@@ -1,13 +1,12 @@
 #include "lock.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <thread>
 
@@ -17,53 +16,52 @@
 namespace layercast {
 namespace {
 
-constexpr int kTries = 1000;
+/// What is read of a holder's text at most.
+constexpr size_t kHolderBytes = 1024;
 
-void write_own_pid(const File& file) {
-  const std::string text = std::to_string(getpid()) + "\n";
+/// Anything else than a regular file may not be lockable, or may let nobody read who holds it.
+void check_regular(const File& file) {
+  struct stat status;
+  if (fstat(file.descriptor(), &status) == -1) throw_errno("looking at " + file.path(), errno);
+  if (!S_ISREG(status.st_mode)) throw_errno("locking " + file.path() + ", which is no regular file", EINVAL);
+}
+
+void write_text(const File& file, const std::string& text) {
   if (ftruncate(file.descriptor(), 0) == -1) throw_errno("writing " + file.path(), errno);
   file.write_at(0, {reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
 
-/// 0 where the file names no process that lives: its holder has not written yet.
-int read_living_pid(const File& file) {
-  std::array<uint8_t, 32> bytes{};
+std::string read_text(const File& file) {
+  std::array<uint8_t, kHolderBytes> bytes{};
   const uint64_t size = file.read_at(0, bytes);
-  const char* text = reinterpret_cast<const char*>(bytes.data());
-  int pid = 0;
-  std::from_chars(text, text + size, pid);
-  if (pid <= 0) return 0;
-  return kill(pid, 0) == -1 && errno == ESRCH ? 0 : pid;
+  return {reinterpret_cast<const char*>(bytes.data()), size};
 }
 
+enum class Kind { shared, exclusive };
+
 /// False where another has the lock.
-bool try_flock(const File& file, int operation) {
-  if (flock(file.descriptor(), operation | LOCK_NB) == 0) return true;
+bool try_flock(const File& file, Kind kind) {
+  if (flock(file.descriptor(), kind == Kind::shared ? LOCK_SH | LOCK_NB : LOCK_EX | LOCK_NB) == 0) return true;
   if (errno != EWOULDBLOCK && errno != EINTR) throw_errno("locking " + file.path(), errno);
   return false;
 }
 
 }  // namespace
 
-int acquire_lock(const std::string& path) {
-  File file(path, O_RDWR | O_CREAT);
-  for (int tries = 0; tries < kTries; tries++) {
-    if (try_flock(file, LOCK_EX)) {
-      write_own_pid(file);
-      file.leave_open();  // and so held
-      return 0;
-    }
-    // Between a holder's lock and its id the file is empty, or names a dead one.
-    if (const int pid = read_living_pid(file); pid != 0) return pid;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  throw NativeError(ErrorCode::io, path + " is locked by a process that it does not name", {{"errno", EWOULDBLOCK}});
+std::optional<std::string> acquire_lock(const std::string& path, const std::string& holder) {
+  File file(path, O_RDWR | O_CREAT | O_NONBLOCK);
+  check_regular(file);
+  if (!try_flock(file, Kind::exclusive)) return read_text(file);
+  write_text(file, holder);
+  file.leave_open();  // and so held
+  return std::nullopt;
 }
 
-void share_lock(const std::string& path, int timeout_ms) {
-  File file(path, O_RDWR | O_CREAT);
+void share_lock(const std::string& path, uint64_t timeout_ms) {
+  File file(path, O_RDWR | O_CREAT | O_NONBLOCK);
+  check_regular(file);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (!try_flock(file, LOCK_SH)) {
+  while (!try_flock(file, Kind::shared)) {
     if (std::chrono::steady_clock::now() >= deadline) {
       throw NativeError(ErrorCode::io,
                         path + " was locked by another process for " + std::to_string(timeout_ms) +

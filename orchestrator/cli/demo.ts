@@ -134,7 +134,7 @@ async function checkRanks(fleet: LocalFleet, terminal: Terminal, runDir: string)
   for (const rank of RANKS) {
     const key = `tp${RANKS.length}/rank${rank}/${SCHEME}`;
     const exported = await fleet.client.exportRank(FLEET, 0, rank);
-    const file = await fetchExport(exported, join(runDir, `rank-${rank}.safetensors`));
+    const file = await fetchExport(fleet.client, FLEET, exported, join(runDir, `rank-${rank}.safetensors`));
     const result = compareTensors(await readTensorDigests(file), goldens[key] ?? {});
     for (const line of comparisonLines(`rank ${rank} at ${exported.weight_version}`, result)) terminal.out(line);
     right &&= result.matched > 0 && result.differences.length === 0;

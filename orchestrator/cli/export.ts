@@ -1,8 +1,10 @@
-// `layercast export`: a rank's live kernel tensors -> a safetensors file. The rank writes it beside its arena; this moves it.
+// `layercast export`: a rank's live kernel tensors -> a safetensors file. The rank writes it beside its arena; this moves it, or
+// reads it through the API where it lies on another host.
 
-import { copyFile, rename, rm } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { hostname } from "node:os";
-import { basename, dirname, join, resolve } from "node:path";
+import { resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import type { Command } from "commander";
 import { LayercastError } from "../contract/errors.js";
 import type { ExportView } from "../contract/reload.js";
@@ -16,6 +18,8 @@ import {
   requiredOption,
 } from "./command.js";
 import { formatBytes } from "./format.js";
+import type { Client } from "./http-client.js";
+import { writeNewFile } from "./new-file.js";
 
 interface ExportOptions extends HttpOptions {
   fleet: string;
@@ -33,49 +37,73 @@ export function addExport(program: Command, context: CommandContext): void {
     .addOption(requiredOption("--rank <number>", "the rank").argParser(integerFrom(0, 1_000_000)))
     .addOption(requiredOption("--out <file>", "where to write; an existing file is replaced"));
   addHttpOptions(command).action(async (options: ExportOptions) => {
-    const answer = await clientOf(options, context).exportRank(options.fleet, options.replica, options.rank);
-    const path = await fetchExport(answer, options.out);
+    const client = clientOf(options, context);
+    const answer = await client.exportRank(options.fleet, options.replica, options.rank);
+    const path = await fetchExport(client, options.fleet, answer, options.out);
     const words = `${path}: ${formatBytes(answer.bytes)}, weight version ${answer.weight_version}`;
     printAnswer(context.terminal, options, { ...answer, path }, () => [words]);
   });
 }
 
-/** Moves the exported file to `out`; returns where it is now. */
-export async function fetchExport(answer: ExportView, out: string): Promise<string> {
-  if (answer.host !== hostname()) {
-    throw new LayercastError(
-      "io_error",
-      `The rank runs on host ${answer.host}, this is ${hostname()}: the file is there, at ${answer.path}; fetch it from there`,
-      { host: answer.host, path: answer.path },
-    );
-  }
+/** Brings the exported file to `out`, from whichever host it lies on; returns where it is now. */
+export async function fetchExport(client: Client, fleet: string, answer: ExportView, out: string): Promise<string> {
   const target = resolve(out);
-  await move(answer.path, target).catch((error: unknown) => {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new LayercastError(
-      "io_error",
-      `The export cannot be moved to ${target} (${reason}): it is at ${answer.path}; move it, or give another --out`,
-      { path: answer.path, out: target },
-      error,
-    );
-  });
+  if (answer.host === hostname() && (await isMoved(answer.path, target))) return target;
+  try {
+    await writeNewFile(target, exportedBytes(client, fleet, answer));
+  } catch (error) {
+    throw explain(error, answer, target);
+  }
+  // It goes by itself in time, so that an orchestrator that is just restarting fails nothing here.
+  await client.removeExport(fleet, answer.export_id).catch(() => undefined);
   return target;
 }
 
-async function move(from: string, to: string): Promise<void> {
-  try {
-    await rename(from, to);
-  } catch (error) {
-    if ((error as { code?: string }).code !== "EXDEV") throw error;
-    // Another file system: whole under another name first, so that nobody finds half a file.
-    const partial = join(dirname(to), `.${basename(to)}.${process.pid}.partial`);
-    await copyFile(from, partial).then(
-      () => rename(partial, to),
-      async (copyError: unknown) => {
-        await rm(partial, { force: true });
-        throw copyError;
-      },
-    );
-    await rm(from);
+/** False where it is another file system, another user's directory, or a container that this process does not see into. */
+async function isMoved(from: string, to: string): Promise<boolean> {
+  return rename(from, to).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Goes on where a connection broke, at whichever orchestrator then answers. */
+export async function* exportedBytes(
+  client: Pick<Client, "readExport">,
+  fleet: string,
+  { export_id: id, bytes }: ExportView,
+  giveUpAfterMs = GIVE_UP_AFTER_MS,
+): AsyncGenerator<Uint8Array> {
+  let at = 0;
+  let progressAt = performance.now();
+  while (at < bytes) {
+    try {
+      for await (const chunk of client.readExport(fleet, id, at)) {
+        at += chunk.length;
+        if (chunk.length > 0) progressAt = performance.now();
+        yield chunk;
+      }
+    } catch (error) {
+      const mayWork = error instanceof LayercastError && error.retryable;
+      if (!mayWork || performance.now() - progressAt > giveUpAfterMs) throw error;
+    }
+    if (at < bytes) await delay(GO_ON_AFTER_MS);
   }
+  if (at > bytes)
+    throw new LayercastError("io_error", `The export has ${bytes} bytes, and ${at} came.`, { bytes, got: at });
+}
+
+/** Without any progress. */
+const GIVE_UP_AFTER_MS = 60_000;
+const GO_ON_AFTER_MS = 500;
+
+function explain(error: unknown, { host, path, export_id }: ExportView, target: string): LayercastError {
+  const reason = error instanceof Error ? error.message : String(error);
+  return new LayercastError(
+    error instanceof LayercastError ? error.code : "io_error",
+    `The export cannot be brought to ${target} (${reason}): it is at ${path} on host ${host} for an hour; give another --out, ` +
+      "or fetch it from there.",
+    { path, host, out: target, export_id },
+    error,
+  );
 }

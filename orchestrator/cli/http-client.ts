@@ -47,6 +47,9 @@ export interface Client {
   clearHooks(fleet: string): Promise<void>;
   drain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
+  /** An export's bytes from `from` on, until they end or the connection does. */
+  readExport(fleet: string, id: string, from: number): AsyncGenerator<Uint8Array>;
+  removeExport(fleet: string, id: string): Promise<void>;
   /** What came after the event `afterId` (null: from the start), until the orchestrator ends the stream. */
   events(id: string, afterId: string | null, signal: AbortSignal): AsyncGenerator<StreamEvent>;
   /** Whether an orchestrator answers and can work. */
@@ -154,6 +157,22 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     drain: (fleet, replica) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/replicas/${replica}/drain`),
     exportRank: (fleet, replica, rank) =>
       ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/exports`, { replica, rank }, EXPORT_WITHIN_MS),
+    readExport: async function* (fleet, id, from) {
+      const limit = startLimit(answerWithinMs);
+      try {
+        const headers = from === 0 ? {} : { range: `bytes=${from}-` };
+        const response = await request("GET", exportPath(fleet, id), limit, { headers });
+        yield* refreshing(chunksOf(response, limit), limit);
+      } catch (error) {
+        throw error instanceof LayercastError ? error : unreachable(base, error);
+      } finally {
+        limit.end();
+      }
+    },
+    removeExport: async (fleet, id) => {
+      const limit = startLimit(answerWithinMs);
+      await request("DELETE", exportPath(fleet, id), limit).finally(limit.end);
+    },
     events: async function* (id, afterId, signal) {
       const headers = { accept: "text/event-stream", ...(afterId === null ? {} : { "last-event-id": afterId }) };
       const path = `/v1/reloads/${encodeURIComponent(id)}/events`;
@@ -174,6 +193,9 @@ export function createClient(url: string, token: string | null, answerWithinMs =
       ),
   };
 }
+
+const exportPath = (fleet: string, id: string) =>
+  `/v1/fleets/${encodeURIComponent(fleet)}/exports/${encodeURIComponent(id)}`;
 
 /** The same chunks; each that is asked for, and their end, begins the limit's time again. */
 function watchedBody(body: StreamedBody, limit: Limit) {

@@ -166,7 +166,8 @@ function workerArgs(options: LocalFleetOptions, runDir: string, replica: number,
   const place = ["--replica", String(replica), "--replicas", String(options.replicas), "--rank", String(rank)];
   const device = options.device === "cuda" ? `cuda:${replica * options.tp + rank}` : options.device;
   const size = ["--tp", String(options.tp), ...(options.ep === true ? ["--ep"] : [])];
-  const rest = [...size, "--device", device, "--run-dir", runDir];
+  // The run directory is this process's alone: a worker that it did not start is a leftover of an owner before.
+  const rest = [...size, "--device", device, "--run-dir", runDir, "--take-over"];
   return ["worker", "--fleet", options.fleet, ...place, ...rest];
 }
 

@@ -16,6 +16,7 @@ export interface WorkerCommandOptions {
   ep?: true;
   device: string;
   runDir: string;
+  takeOver?: true;
   logLevel: LogLevel;
 }
 
@@ -35,15 +36,16 @@ export function addWorker(program: Command, context: CommandContext): void {
     .addOption(expertParallelOption())
     .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
+    .option("--take-over", "end a worker that holds this rank's arena, though it is alive")
     .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
     .action(async (options: WorkerCommandOptions) => {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
         refusePlaceOutside(options);
         const redisUrl = requireRedisUrl(context.terminal.env);
-        const { tp, ep = false, ...place } = options;
+        const { tp, ep = false, takeOver = false, ...place } = options;
         const runDir = resolve(options.runDir);
-        await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, runDir, redisUrl });
+        await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, takeOver, runDir, redisUrl });
       });
     });
 }

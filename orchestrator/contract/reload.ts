@@ -393,8 +393,10 @@ export const ExportBody = Type.Object(
 );
 export const ExportAnswer = Type.Object(
   {
+    export_id: Type.String({ description: "By which its bytes can be read from any host, see readExport" }),
     host: Type.String({ description: "Where the file is" }),
     path: Type.String({ description: "A safetensors file that the caller may move away" }),
+    kept_s: Type.Integer({ description: "It is removed so many seconds after it was made or last read" }),
     bytes: Type.Integer(),
     weight_version: Type.String(),
     arena_generation: Type.Integer(),

@@ -146,7 +146,8 @@ async function resultOf(queue: Queue, id: string, timeoutMs: number): Promise<Ex
     if (state === "failed") throw errorFromReport(decodeFailure(job.failedReason));
     await delay(RESULT_POLL_MS);
   }
-  throw new LayercastError("deadline_exceeded", `the export took longer than ${timeoutMs} ms`, { timeoutMs });
+  await queue.remove(id).catch(() => 0); // one that is at work already ends by itself, and its file by its time
+  throw new LayercastError("deadline_exceeded", `The export took longer than ${timeoutMs} ms.`, { timeoutMs });
 }
 
 const RESULT_POLL_MS = 10;

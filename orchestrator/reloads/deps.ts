@@ -13,6 +13,7 @@ import type { FleetState } from "./protocol/state.js";
 import type { HeaderRoom } from "./push/header-room.js";
 import type { PushSessionStore } from "./push/session-store.js";
 import type { Spool } from "./push/spool.js";
+import type { ExportReader } from "./read-export.js";
 import type { RecordStore, StoredRequest } from "./record-store.js";
 import type { SourceFiles } from "./sources/source-work.js";
 
@@ -44,4 +45,5 @@ export interface ReloadDeps extends DriveDeps {
   follower: Follower;
   hookHosts: HookHosts;
   headerRoom: HeaderRoom;
+  exports: ExportReader;
 }

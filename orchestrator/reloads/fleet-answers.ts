@@ -1,7 +1,9 @@
 // What is asked about a whole fleet, answered from its state: what it holds, whether to route to it, its hooks and drained
 // replicas, a rank's export.
 
+import { randomBytes } from "node:crypto";
 import { LayercastError } from "../contract/errors.js";
+import { EXPORT_KEPT_MS, exportFile, exportId, rankOfExport } from "../contract/exports.js";
 import { rankKey } from "../contract/jobs.js";
 import type { FleetView } from "../contract/reload.js";
 import type { ReloadDeps } from "./deps.js";
@@ -20,7 +22,17 @@ const EXPORT_TIMEOUT_MS = 600_000;
 
 type FleetAnswers = Pick<
   Reloads,
-  "fleets" | "fleet" | "routable" | "setHooks" | "hooks" | "clearHooks" | "drain" | "exportRank"
+  | "fleets"
+  | "fleet"
+  | "routable"
+  | "setHooks"
+  | "hooks"
+  | "clearHooks"
+  | "drain"
+  | "exportRank"
+  | "exportSize"
+  | "readExport"
+  | "removeExport"
 >;
 
 export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
@@ -62,6 +74,15 @@ export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
       return viewKnownFleet(await requireFleet(deps, fleet));
     },
     exportRank: (fleet, replica, rank) => exportRank(deps, fleet, replica, rank),
+    async exportSize(fleet, id) {
+      await requireRankOf(deps, fleet, id);
+      return deps.exports.sizeBytes(fleet, id);
+    },
+    readExport: (fleet, id, from, to, signal) => deps.exports.read(fleet, id, from, to, signal),
+    async removeExport(fleet, id) {
+      await requireRankOf(deps, fleet, id);
+      await deps.exports.remove(fleet, id);
+    },
   };
 }
 
@@ -134,8 +155,31 @@ async function exportRank(deps: ReloadDeps, fleet: string, replica: number, rank
     throw new LayercastError("not_found", `fleet ${fleet} has no rank ${key} (replica/rank)`, { fleet, rank: key });
   }
   const { incarnation } = registered;
-  const file = `${fleet}-${replica}-${rank}-${Date.now()}.safetensors`;
-  const job = { kind: "export", fleet, file, rank: key, incarnation, retry: { attempts: 1, backoffMs: 0 } } as const;
+  const id = exportId(key, randomBytes(16).toString("hex"));
+  const job = {
+    kind: "export",
+    fleet,
+    file: exportFile(id),
+    rank: key,
+    incarnation,
+    retry: { attempts: 1, backoffMs: 0 },
+  } as const;
   const { path, bytes, host, weightVersion, arenaGeneration } = await deps.queues.runExport(job, EXPORT_TIMEOUT_MS);
-  return { host, path, bytes, weight_version: weightVersion, arena_generation: arenaGeneration };
+  const made = { export_id: id, host, path, bytes, kept_s: EXPORT_KEPT_MS / 1000 };
+  return { ...made, weight_version: weightVersion, arena_generation: arenaGeneration };
+}
+
+/** The rank that an export's id names must be one of the fleet's; then only it can tell whether the export is there still. */
+async function requireRankOf(deps: ReloadDeps, fleet: string, id: string): Promise<void> {
+  const { state } = await requireFleet(deps, fleet);
+  const key = rankOfExport(id);
+  if (key !== null && state.ranks[key] !== undefined) return;
+  throw new LayercastError(
+    "not_found",
+    `Fleet ${fleet} has no export ${id}: export_id of an export's answer names it.`,
+    {
+      fleet,
+      export_id: id,
+    },
+  );
 }

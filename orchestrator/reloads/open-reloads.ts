@@ -30,6 +30,7 @@ import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
 import { openPushSessions } from "./push/session-store.js";
 import { openSpool } from "./push/spool.js";
 import { trimSpool } from "./push/trim-spool.js";
+import { openExportReader } from "./read-export.js";
 import { listReloads, openRecordStore, type StoredReload, type StoredRequest } from "./record-store.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
 import { openSourcePool } from "./sources/source-pool.js";
@@ -70,8 +71,9 @@ export async function openReloads(options: {
   // BullMQ defines its scripts on the connections it is given, and every pipeline of such a one pays for them.
   const queues = openQueues(connect("command"), connect("patient"), (error) => log.warn({ err: error }, "queue"));
   const follower = await openFollower(connect("patient"));
+  const name = `${hostname()}.${process.pid}.${randomBytes(4).toString("hex")}`;
   const deps: ReloadDeps = {
-    name: `${hostname()}.${process.pid}.${randomBytes(4).toString("hex")}`,
+    name,
     redis,
     store: openFleetStore(redis),
     queues,
@@ -88,6 +90,7 @@ export async function openReloads(options: {
     sources,
     spooling: new Map(),
     follower,
+    exports: openExportReader({ redis, connect: () => connect("patient"), name }),
     swapsSent: new Map(),
     log,
   };

@@ -67,6 +67,11 @@ export interface Reloads {
   /** The other replicas no longer wait for it. */
   drain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
+  /** In bytes. */
+  exportSize(fleet: string, id: string): Promise<number>;
+  /** Its bytes from `from` up to `to`. */
+  readExport(fleet: string, id: string, from: number, to: number, signal: AbortSignal): AsyncGenerator<Buffer>;
+  removeExport(fleet: string, id: string): Promise<void>;
   /** Whether Redis answers; for /readyz. */
   ready(): Promise<boolean>;
 }

@@ -1,16 +1,9 @@
-// The routes of fleets: what they hold, whether to route to them, rollback, drained replicas, export of a rank's kernel tensors.
+// The routes of fleets: what they hold, whether to route to them, rollback, drained replicas.
 
 import { Type } from "typebox";
-import {
-  ExportAnswer,
-  ExportBody,
-  FleetAnswer,
-  FleetListAnswer,
-  ReloadAnswer,
-  RollbackBody,
-  RoutableAnswer,
-} from "../contract/reload.js";
+import { FleetAnswer, FleetListAnswer, ReloadAnswer, RollbackBody, RoutableAnswer } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
+import { addExportRoutes } from "./exports.js";
 import { addHookRoutes } from "./hooks.js";
 import { reloadPath } from "./reloads.js";
 import { closed, FleetParams, problems, ReplicaParams, ref } from "./schemas.js";
@@ -23,7 +16,7 @@ export function addFleetRoutes(app: App, deps: RouteDeps): void {
   addRollback(app, deps);
   addHookRoutes(app, deps);
   addDrain(app, deps);
-  addExport(app, deps);
+  addExportRoutes(app, deps);
 }
 
 function addRead(app: App, { reloads }: RouteDeps): void {
@@ -111,32 +104,5 @@ function addDrain(app: App, { reloads }: RouteDeps): void {
   };
   app.post("/v1/fleets/:fleet/replicas/:replica/drain", { schema }, async (request) =>
     reloads.drain(request.params.fleet, request.params.replica),
-  );
-}
-
-function addExport(app: App, { reloads }: RouteDeps): void {
-  const schema = {
-    operationId: "exportRank",
-    tags,
-    summary: "Write a rank's live kernel tensors to a safetensors file on its host",
-    params: FleetParams,
-    body: ref(ExportBody),
-    response: {
-      200: ref(ExportAnswer),
-      ...problems(
-        "invalid_request",
-        "not_found",
-        "fleet_incomplete",
-        "rank_lost",
-        "reload_in_progress",
-        "not_prepared",
-        "out_of_memory",
-        "deadline_exceeded",
-        "io_error",
-      ),
-    },
-  };
-  app.post("/v1/fleets/:fleet/exports", { schema }, async (request) =>
-    reloads.exportRank(request.params.fleet, request.body.replica, request.body.rank),
   );
 }

@@ -103,6 +103,10 @@ export const BucketParams = Type.Object({
   bucket: Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, description: "The bucket's number" }),
 });
 export const FleetParams = Type.Object({ fleet: pathName("Fleet name") });
+export const ExportParams = Type.Object({
+  fleet: pathName("Fleet name"),
+  export: pathName("`export_id` of the export's answer"),
+});
 export const ReplicaParams = Type.Object({
   fleet: pathName("Fleet name"),
   replica: Type.Integer({ minimum: 0, description: "Counted from 0" }),

@@ -307,6 +307,8 @@ describe("export", () => {
   });
   afterEach(() => rmSync(scratch, { recursive: true, force: true }));
   const made = (host: string) => ({
+    export_id: "0-2-x",
+    kept_s: 3600,
     host,
     path: join(scratch, "made"),
     bytes: 7,
@@ -324,12 +326,19 @@ describe("export", () => {
     expect(() => readFileSync(join(scratch, "made"))).toThrow(/ENOENT/);
   });
 
-  it("says on which host the file is when it is not this one", async () => {
+  it("reads the file through the API when it is on another host, goes on where a connection broke, and removes it there", async () => {
     answers.set("POST /v1/fleets/f/exports", [json(made("gpu-7"))]);
+    const broken: Answer = (response) => {
+      response.writeHead(200, { "content-length": 7 }).write("tens", () => response.destroy());
+    };
+    const rest: Answer = (response) => response.writeHead(206, { "content-length": 3 }).end("ors");
+    answers.set("GET /v1/fleets/f/exports/0-2-x", [broken, rest]);
+    answers.set("DELETE /v1/fleets/f/exports/0-2-x", [(response) => response.writeHead(204).end()]);
     const { code, err } = await layercast(`export --fleet f --rank 2 --out ${scratch}/out`);
-    expect(code).toBe(1);
-    expect(err).toContain(`The rank runs on host gpu-7`);
-    expect(err).toContain(join(scratch, "made"));
+    expect([code, err]).toEqual([0, ""]);
+    expect(readFileSync(join(scratch, "out"), "utf8")).toBe("tensors");
+    const [, first, second, last] = asked;
+    expect([first?.headers.range, second?.headers.range, last?.method]).toEqual([undefined, "bytes=4-", "DELETE"]);
   });
 
   it("leaves the file where it is when it cannot be moved, and says so", async () => {

@@ -44,10 +44,10 @@ export function goOn(cluster: Cluster, { pid }: MoreProcess): void {
   for (const one of [pid, cluster.pidOf("orchestrator")]) if (isAlive(one)) process.kill(one, "SIGCONT");
 }
 
-export function startWorker(cluster: Cluster, rank: number): MoreProcess {
+export function startWorker(cluster: Cluster, rank: number, ...more: string[]): MoreProcess & { child: ChildProcess } {
   const place = ["--fleet", cluster.fleet, "--rank", String(rank), "--tp", String(cluster.tp)];
-  const { child, end } = start(cluster, ["worker", ...place, "--run-dir", cluster.runDir]);
-  return { pid: child.pid ?? 0, end };
+  const { child, end } = start(cluster, ["worker", ...place, "--run-dir", cluster.runDir, ...more]);
+  return { pid: child.pid ?? 0, child, end };
 }
 
 function start(cluster: Cluster, args: string[]): { child: ChildProcess; lines: string[]; end(): Promise<void> } {

@@ -1,6 +1,6 @@
 // The bridge's control page, its lock, and its threads: what lives longer than a call.
 
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -99,15 +99,27 @@ describe("the control page", () => {
 describe("processes and threads", () => {
   it("a lock is held until its process ends, however it ends, and names it", async () => {
     const path = join(directory, "lock");
-    const script = `console.log(require(${JSON.stringify(ADDON)}).acquireLock(${JSON.stringify(path)})); setInterval(() => {}, 1e6)`;
+    const script = `console.log(require(${JSON.stringify(ADDON)}).acquireLock(${JSON.stringify(path)}, "me")); setInterval(() => {}, 1e6)`;
     const holder = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
     const [said] = (await once(holder.stdout, "data")) as [Buffer];
-    expect(said.toString().trim()).toBe("0");
-    expect(core.acquireLock(path)).toBe(holder.pid);
+    expect(said.toString().trim()).toBe("null");
+    expect(core.acquireLock(path, "other")).toBe("me");
     holder.kill("SIGKILL");
     await once(holder, "exit");
-    expect(core.acquireLock(path)).toBe(0);
-    expect(readFileSync(path, "utf8").trim()).toBe(String(process.pid));
+    expect(core.acquireLock(path, "other")).toBeNull();
+    expect(readFileSync(path, "utf8")).toBe("other");
+  });
+
+  it("a lock takes no wait that does not end, nor what is no regular file", async () => {
+    const path = join(directory, "alive");
+    for (const timeoutMs of [Number.NaN, Number.POSITIVE_INFINITY, -1, 0.5, 1e9]) {
+      expect((await refusal(() => core.shareLock(path, timeoutMs))).code).toBe("NATIVE_INVALID_ARGUMENT");
+    }
+    execFileSync("mkfifo", [join(directory, "fifo")]);
+    for (const other of [directory, join(directory, "fifo")]) {
+      expect((await refusal(() => core.shareLock(other, 0))).code).toBe("NATIVE_IO");
+      expect((await refusal(() => core.acquireLock(other, "me"))).code).toBe("NATIVE_IO");
+    }
   });
 
   it("looks for the GPU's library only where it is asked to, and says in a sentence why there is none", async () => {

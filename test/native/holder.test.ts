@@ -57,7 +57,7 @@ async function startHolder(bytes: number, graceMs: number): Promise<{ holder: Ch
 /** A process that is ready to take the shared lock for life, as a worker does; the returned function has it take it. */
 async function startWorker(): Promise<{ worker: ChildProcess; lock: () => Promise<void> }> {
   const script = `const core = require(${JSON.stringify(ADDON)}); console.log("ready");
-    process.stdin.on("data", () => { core.shareLock(${JSON.stringify(alivePath())}); console.log("locked"); })`;
+    process.stdin.on("data", () => { core.shareLock(${JSON.stringify(alivePath())}, 5_000); console.log("locked"); })`;
   const worker = spawn(process.execPath, ["-e", script], { stdio: ["pipe", "pipe", "inherit"] });
   started.push(worker);
   await once(worker.stdout, "data");

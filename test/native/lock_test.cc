@@ -72,12 +72,12 @@ LAW("a lock is one process's until that process ends, and its file names it") {
   TemporaryDirectory directory;
   const std::string path = directory / "lock";
   write_file(path, {'9', '9', '9', '9', '9', '9', '9', '9', '9', '\n'});  // a pid that cannot be, from long ago
-  OtherProcess holder([&] { return acquire_lock(path) == 0; });
-  CHECK_EQUAL(acquire_lock(path), holder.pid());
+  OtherProcess holder([&] { return !acquire_lock(path, "the other").has_value(); });
+  CHECK_EQUAL(acquire_lock(path, "me").value_or(""), "the other");
   holder.end();
-  CHECK_EQUAL(acquire_lock(path), 0);
+  CHECK_EQUAL(acquire_lock(path, "me").has_value(), false);
   const ByteVector bytes = read_file(path);
-  CHECK_EQUAL(std::string(bytes.begin(), bytes.end()), std::to_string(getpid()) + "\n");
+  CHECK_EQUAL(std::string(bytes.begin(), bytes.end()), "me");
 }
 
 LAW("a shared lock is made and had by many, each until it ends, and waits only so long for one who has it alone") {
@@ -94,7 +94,7 @@ LAW("a shared lock is made and had by many, each until it ends, and waits only s
   second.end();
   CHECK(is_free(path));
 
-  OtherProcess alone([&] { return acquire_lock(path) == 0; });
+  OtherProcess alone([&] { return !acquire_lock(path, "alone").has_value(); });
   CHECK_EQUAL(ERROR_OF(share_lock(path, 20)).code_name(), "NATIVE_IO");
   alone.end();
   share_lock(path, 20);

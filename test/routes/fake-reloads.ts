@@ -166,6 +166,8 @@ export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   ...fields,
 });
 
+export const EXPORT_ID = "0-1-0123456789abcdef0123456789abcdef";
+
 export const hooksView: HooksView = {
   pause: { url: "http://engine:8000/pause", method: "POST", body: null },
   resume: { url: "http://engine:8000/resume", method: "POST", body: null },
@@ -195,12 +197,19 @@ export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
     clearHooks: async () => {},
     drain: async () => fleetView(),
     exportRank: async () => ({
+      export_id: EXPORT_ID,
+      kept_s: 3_600,
       host: "host-a",
       path: "/run/x.safetensors",
       bytes: 10,
       weight_version: "119",
       arena_generation: 2,
     }),
+    exportSize: async () => 10,
+    async *readExport(_fleet, _id, from, to) {
+      yield Buffer.from("0123456789").subarray(from, to);
+    },
+    removeExport: async () => {},
     ready: async () => true,
     ...own,
   };

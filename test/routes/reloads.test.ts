@@ -282,7 +282,8 @@ describe("fleets", () => {
     behave({
       exportRank: async (...asked) => {
         seen.push(asked);
-        return { host: "h", path: "/x", bytes: 1, weight_version: "1", arena_generation: 2 };
+        const file = { export_id: "0-1-x", kept_s: 3_600, host: "h", path: "/x", bytes: 1 };
+        return { ...file, weight_version: "1", arena_generation: 2 };
       },
     });
     expect((await post("/v1/fleets/default/exports", { rank: 1 })).json()).toMatchObject({ path: "/x" });

@@ -90,7 +90,7 @@ export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: Co
     threads: 1,
     holderPath: "",
     cudaLibraryPath: "",
-    acquireLock: () => 0,
+    acquireLock: () => null,
     shareLock: () => {},
     openDevice: () => ({}) as Device,
     describeDevice: () => DEVICE_FACTS,

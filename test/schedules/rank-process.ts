@@ -127,6 +127,7 @@ async function openPart(
     log: SILENT,
     swapping: Promise.resolve(),
     catchingUp: null,
+    stopShowingLife: () => {},
     report: () => ({
       progress: NO_REPORT as never,
       attempted: () => {},

@@ -23,8 +23,7 @@ export async function keepExport({ plan, pushes, staging }: Loading, held: Held)
     if (standing === null || pushes.arena.liveState().held?.content !== held.content) return;
     const { headerBytes, spans } = exportLayout(standing.layout, metadataOf(held));
     const { core } = pushes;
-    await core.exportLive(standing.arena, `${path}.new`, headerBytes, spans, core.createCancel());
-    pushes.files.rename(`${path}.new`, path);
+    await core.exportLive(standing.arena, path, headerBytes, spans, core.createCancel());
   });
 }
 

@@ -1,6 +1,7 @@
 // A worker that stands still and goes on later: nobody else holds its arena before it is dead (P9), and what it does late is
 // what it would have done in time.
 
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
@@ -10,7 +11,7 @@ import { describeFaults, type FaultFleet } from "./fault-fleet.js";
 
 /** Who holds rank 1's arena, by the lock that the kernel keeps. */
 function holder({ cluster }: FaultFleet): number {
-  return Number(readFileSync(join(cluster.runDir, cluster.fleet, "replica-0", "rank-1", "lock"), "utf8"));
+  return Number.parseInt(readFileSync(join(cluster.runDir, cluster.fleet, "replica-0", "rank-1", "lock"), "utf8"), 10);
 }
 
 /** Resolves when the arena has the new holder; in that very moment the one before is dead. */
@@ -27,7 +28,7 @@ describeFaults("a worker that stands still while its replacement starts", { tp: 
     const stopped = fleet.cluster.fault(`worker.${point}@0-1`, "stop");
     const reload = await fleet.submit("v2");
     const old = await stopped.hit();
-    const replacement = startWorker(fleet.cluster, 1);
+    const replacement = startWorker(fleet.cluster, 1, "--take-over");
     try {
       await takenOver(fleet, old);
       await fleet.commits(reload, "v2");
@@ -54,6 +55,21 @@ describeFaults("a worker that stands still while its replacement starts", { tp: 
       await replacement.end();
     }
     await fleet.goesOn();
+  });
+});
+
+describeFaults("a worker that is alive", { tp: 2 }, (fleet) => {
+  it("keeps its arena when another is started for its rank, and that one says what to do", async () => {
+    const { cluster } = fleet;
+    const pid = cluster.pidOf("worker 0/1");
+    const second = startWorker(cluster, 1);
+    await once(second.child, "exit");
+    expect(second.child.exitCode).toBe(2);
+    expect(cluster.lines.some((line) => line.includes(`Worker process ${pid}`) && line.includes("--take-over"))).toBe(
+      true,
+    );
+    expect([cluster.pidOf("worker 0/1"), isAlive(pid)]).toEqual([pid, true]);
+    expect((await cluster.client.fleet(cluster.fleet)).routable).toBe(true);
   });
 });
 

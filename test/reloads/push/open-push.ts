@@ -27,6 +27,7 @@ import { declaredCheckpoint, loadPushModel } from "../../../orchestrator/reloads
 import { openPushSessions } from "../../../orchestrator/reloads/push/session-store.js";
 import { openSpool } from "../../../orchestrator/reloads/push/spool.js";
 import { takersOf, tendSession } from "../../../orchestrator/reloads/push/tend-session.js";
+import { openExportReader } from "../../../orchestrator/reloads/read-export.js";
 import { openRecordStore } from "../../../orchestrator/reloads/record-store.js";
 import { sourceWork } from "../../../orchestrator/reloads/sources/source-work.js";
 import { startReload } from "../../../orchestrator/reloads/start-reload.js";
@@ -194,6 +195,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     spooling: new Map(),
     follower: await openFollower(connect()),
     sources: sourceWork([world.sources]),
+    exports: openExportReader({ redis, connect, name: "" }),
     swapsSent: new Map(),
     log: pino({ level: "silent" }),
     queues: queues as ReloadDeps["queues"],
