@@ -46,7 +46,8 @@ describeFaults("a worker that stands still while its replacement starts", { tp: 
     process.kill(old, "SIGSTOP");
     const replacement = startWorker(cluster, 1);
     try {
-      const asked = () => cluster.lines.some((line) => line.includes("ending the process") && line.includes(`${old}`));
+      const asked = () =>
+        cluster.lines.some((line) => line.includes("ending the process") && line.includes(`"holder":{"pid":${old},`));
       await cluster.until("the replacement to ask", async () => asked() || null);
       process.kill(old, "SIGCONT");
       await takenOver(fleet, old);
