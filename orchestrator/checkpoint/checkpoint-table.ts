@@ -1,11 +1,11 @@
 // Turns a checkpoint directory into its table (name -> dtype, shape, file, offset of every tensor) and its model config.
 // Reads headers, the index and config.json, never a tensor. The files' headers are the truth; the index says which files
-// belong to the checkpoint and must agree with them.
+// belong to the checkpoint, and where it names what is not there, the plan says whether that is needed.
 
 import { constants, open, readdir } from "node:fs/promises";
 import path from "node:path";
 import { LayercastError } from "../contract/errors.js";
-import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
+import type { AbsentTensor, CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import { FILES_AT_ONCE, inParallel, readCheckpointFile } from "./checkpoint-file.js";
 import { parseCheckpointIndex, type WeightMap } from "./checkpoint-index.js";
 import { type ModelConfig, parseModelConfig } from "./model-config.js";
@@ -18,6 +18,8 @@ import {
   sourceError,
 } from "./source-path.js";
 import { quoted } from "./strict-json.js";
+import { unwrapNames } from "./tensor-names.js";
+import { chooseWeightFiles, INDEX } from "./weight-files.js";
 
 export interface Checkpoint {
   table: CheckpointTable;
@@ -33,14 +35,29 @@ export async function readCheckpointTable(
   const directory = await resolveAllowed(pathOfUri(uri), roots);
   const entries = new Set(await listDirectory(directory));
   const config = await readConfig(directory, entries, roots);
-  const weightMap = await readIndex(directory, entries, roots);
-  const names = namesOfFiles(directory, entries, weightMap);
+  const index = await readIndex(directory, entries, roots);
+  const { names, weightMap, warnings } = chooseWeightFiles(directory, entries, index);
   const files = await inParallel(names, FILES_AT_ONCE, async (name) =>
     readCheckpointFile(await resolveAllowed(path.join(directory, name), roots), roots),
   );
-  const tensors = joinTensors(names, files);
-  if (weightMap !== null) checkIndexAgrees(weightMap, names, tensors, directory);
-  return { table: { directory, files: files.map(({ file }) => file), tensors }, config };
+  const stored = joinTensors(names, files);
+  const absent = absentTensors(weightMap ?? new Map(), names, stored, directory);
+  const table = { directory, files: files.map(({ file }) => file), tensors: stored, absent, warnings };
+  return { table: unwrapped(table), config };
+}
+
+/** The table under the names that the model itself has for its tensors. */
+function unwrapped(table: CheckpointTable): CheckpointTable {
+  const { plainOf, warning } = unwrapNames(table.tensors.keys(), table.directory);
+  if (warning === null) return table;
+  const renamed = [...table.tensors.values()].map((tensor) => ({ ...tensor, name: plainOf(tensor.name) }));
+  renamed.sort((a, b) => (a.name < b.name ? -1 : 1));
+  return {
+    ...table,
+    tensors: new Map(renamed.map((tensor) => [tensor.name, tensor])),
+    absent: new Map([...table.absent].map(([name, absent]) => [plainOf(name), absent])),
+    warnings: [...table.warnings, warning],
+  };
 }
 
 async function listDirectory(directory: string): Promise<string[]> {
@@ -70,12 +87,6 @@ async function readIndex(
   return parseCheckpointIndex(await readSmallFile(await resolveAllowed(file, roots), roots, MAX_INDEX_BYTES), file);
 }
 
-function namesOfFiles(directory: string, entries: ReadonlySet<string>, weightMap: WeightMap | null): string[] {
-  const names = weightMap === null ? [...entries].filter(isSafetensors) : [...new Set(weightMap.values())];
-  if (names.length === 0) throw invalid(directory, "has no *.safetensors file. Give the checkpoint's directory");
-  return names.sort();
-}
-
 function joinTensors(
   names: readonly string[],
   files: readonly Awaited<ReturnType<typeof readCheckpointFile>>[],
@@ -97,27 +108,25 @@ function joinTensors(
   return new Map(tensors.map((tensor) => [tensor.name, tensor]));
 }
 
-// A tensor that the index does not name is kept: loaders read whole files, and the plan says whether it is expected.
-function checkIndexAgrees(
+/** What the index names and no file holds. A tensor that it does not name is kept: the plan says whether it is expected. */
+function absentTensors(
   weightMap: WeightMap,
   names: readonly string[],
   tensors: ReadonlyMap<string, CheckpointTensor>,
   directory: string,
-): void {
+): Map<string, AbsentTensor> {
+  const absent = new Map<string, AbsentTensor>();
   for (const [name, file] of weightMap) {
     const found = tensors.get(name);
-    if (found === undefined)
-      throw new LayercastError(
-        "tensor_missing",
-        `${INDEX} in ${directory} puts ${quoted(name)} into ${file}, which does not hold it. Write the checkpoint again.`,
-        { tensors: [name], file: path.join(directory, file) },
-      );
-    if (names[found.file] !== file)
+    if (found === undefined) {
+      absent.set(name, { file, isFileThere: names.includes(file) });
+    } else if (names[found.file] !== file)
       throw invalid(
         directory,
         `has an ${INDEX} that puts ${quoted(name)} into ${file}, but ${names[found.file]} holds it`,
       );
   }
+  return absent;
 }
 
 async function readSmallFile(file: string, roots: AllowedRoots, maxBytes: number): Promise<Uint8Array> {
@@ -139,15 +148,10 @@ async function readSmallFile(file: string, roots: AllowedRoots, maxBytes: number
   }
 }
 
-function isSafetensors(name: string): boolean {
-  return name.endsWith(".safetensors");
-}
-
 function invalid(file: string, what: string): LayercastError {
   return new LayercastError("checkpoint_invalid", `${file} ${what}.`, { file });
 }
 
 const CONFIG = "config.json";
-const INDEX = "model.safetensors.index.json";
 const MAX_CONFIG_BYTES = 10_000_000;
 const MAX_INDEX_BYTES = 100_000_000;

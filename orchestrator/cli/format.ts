@@ -231,6 +231,7 @@ export function planLines(plan: PlanView): string[] {
     ...formatTable(["layer", ">job", ">kernel tensors", ">read", ">held"], layers),
     ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory", ">on a GPU"], ranks),
     ...skippedLines(plan.skipped),
+    ...plan.warnings.map(({ code, message }) => `warning: ${code}: ${message}`),
   ];
 }
 

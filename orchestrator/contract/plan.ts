@@ -33,8 +33,26 @@ export interface CheckpointTensor {
 export interface CheckpointTable {
   directory: string;
   files: CheckpointFile[];
-  /** Sorted by name. */
+  /** Sorted by name, as a model has it that is not wrapped. */
   tensors: Map<string, CheckpointTensor>;
+  /** Tensors that the index names and that are not where it says. */
+  absent: ReadonlyMap<string, AbsentTensor>;
+  /** What is odd about it, and was put up with. */
+  warnings: readonly SourceWarning[];
+}
+
+export interface AbsentTensor {
+  /** Name of the file that the index puts it into. */
+  file: string;
+  /** Whether that file is there. */
+  isFileThere: boolean;
+}
+
+/** As it will stand in the reload's record. */
+export interface SourceWarning {
+  code: string;
+  message: string;
+  details: Record<string, unknown>;
 }
 
 /** How a rank R of T cuts its slice out of a part, a matrix of [rows, cols]. */
@@ -173,6 +191,8 @@ export interface Plan {
   sourceDigest: string;
   /** Checkpoint tensors that are not used, and the rule that says so. */
   skipped: { name: string; reason: string }[];
+  /** What is odd about the source, and was put up with. */
+  warnings: readonly SourceWarning[];
 }
 
 /** One tensor's place in an arena. */

@@ -318,6 +318,7 @@ export const PlanAnswer = Type.Object(
     }),
     jobs_per_rank: Type.Integer(),
     skipped: Type.Array(Type.Object({ name: Type.String(), reason: Type.String() })),
+    warnings: Type.Array(WarningAnswer, { description: "What is odd about the source, and was put up with" }),
   },
   { $id: "Plan" },
 );

@@ -3,6 +3,7 @@
 
 import type { ModelConfig } from "../checkpoint/model-config.js";
 import { quoted } from "../checkpoint/strict-json.js";
+import { unwrapNames } from "../checkpoint/tensor-names.js";
 import { elementCount, FORMAT_DTYPE_BITS } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointFile, CheckpointTable, CheckpointTensor } from "../contract/plan.js";
@@ -15,18 +16,26 @@ import { INPUT_SCALE_REASON, isInputScaleName } from "./stored-scales.js";
 /** `tensors`: what will be sent; null: what the config demands, in the dtype that it names. */
 export function declaredTable(config: ModelConfig, tensors: readonly DeclaredTensor[] | null): CheckpointTable {
   const directory = tensors === null ? config.file : "source.tensors";
-  const declared = [...(tensors ?? demandedTensors(config))].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const given = [...(tensors ?? demandedTensors(config))];
+  requireNamedOnce(given);
+  const names = unwrapNames(
+    given.map(({ name }) => name),
+    directory,
+  );
+  const declared = given
+    .map((tensor) => ({ ...tensor, name: names.plainOf(tensor.name) }))
+    .sort((a, b) => (a.name < b.name ? -1 : 1));
   const placed = new Map<string, CheckpointTensor>();
   let end = 0;
   for (const { name, dtype, shape } of declared) {
-    if (placed.has(name)) throw namedTwice(name);
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
     placed.set(name, { name, dtype, shape: [...shape], file: 0, offset });
     end = offset + Math.ceil((elementCount(shape) * FORMAT_DTYPE_BITS[dtype]) / 8);
   }
   if (!Number.isSafeInteger(end))
     throw new LayercastError("invalid_request", `The tensors of ${directory} are of 2^53 bytes or more. Correct it.`);
-  return { directory, files: [{ ...NO_FILE, sizeBytes: end }], tensors: placed };
+  const warnings = names.warning === null ? [] : [names.warning];
+  return { directory, files: [{ ...NO_FILE, sizeBytes: end }], tensors: placed, absent: new Map(), warnings };
 }
 
 /** The family's rule by which a tensor is let through though no kernel tensor needs it; null: there is none. */
@@ -81,6 +90,14 @@ function mustBeListed({ file }: ModelConfig): LayercastError {
     `${file} has a quantization_config, which does not say what will be sent: values, or codes and their scales. List the tensors in source.tensors.`,
     { field: "quantization_config" },
   );
+}
+
+function requireNamedOnce(tensors: readonly DeclaredTensor[]): void {
+  const names = new Set<string>();
+  for (const { name } of tensors) {
+    if (names.has(name)) throw namedTwice(name);
+    names.add(name);
+  }
 }
 
 function namedTwice(name: string): LayercastError {

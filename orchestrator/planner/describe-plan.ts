@@ -40,6 +40,7 @@ export function describePlan(plan: Plan, { layersPerJob, autoJobBytes, threads }
     threads,
     jobs_per_rank: jobs.length,
     skipped: plan.skipped,
+    warnings: [...plan.warnings],
   };
 }
 

@@ -1,21 +1,22 @@
 // Finds, for every tensor that the model's family names, the checkpoint tensors that give it, and accounts for every
 // checkpoint tensor: used, skipped by a rule, or an error. Names, shapes and dtypes are checked here; nothing is cut yet.
 
-import { quoted } from "../checkpoint/strict-json.js";
 import { isSourceDType, SOURCE_DTYPES, type StoredDType } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
-import { listed } from "../contract/listed.js";
 import type { CheckpointTable, CheckpointTensor } from "../contract/plan.js";
+
 import type { Dimensions, Family, LayerSpec, PartSource, PartSpec, TensorSpec } from "./architectures/family.js";
 import { skipReason } from "./architectures/index.js";
 import {
   findStoredScales,
   INPUT_SCALE_REASON,
+  inputScaleName,
   isInputScaleName,
   LEFTOVER_INPUT_SCALE_REASON,
   type StoredScales,
   weightsOfInputScale,
 } from "./stored-scales.js";
+import { absentSources, tensorMissing, tensorUnexpected } from "./unmatched-tensors.js";
 
 export interface MatchedPart {
   spec: PartSpec;
@@ -78,8 +79,10 @@ interface Search {
 function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean): MatchedTensor {
   if (spec.derived !== undefined) return { spec, parts: [], dtype: null };
   const sources = spec.parts.map((part) => chooseSource(part, spec, search.table));
-  if (spec.presence === "attention_scale" && sources.every((source) => source === null))
+  if (spec.presence === "attention_scale" && sources.every((source) => source === null)) {
+    for (const name of absentSources(spec, search.table)) search.missing.add(name);
     return { spec: { ...spec, parts: [] }, parts: [], dtype: null };
+  }
   const parts: MatchedPart[] = [];
   spec.parts.forEach((part, index) => {
     const source = sources[index] ?? part.sources[0];
@@ -152,10 +155,17 @@ function takeTensor(name: string, source: PartSource, part: PartSpec, search: Se
 function takeScales(part: MatchedPart, search: Search, keepInputScales: boolean): void {
   part.scales = findStoredScales(part.tensors, search.table);
   for (const { name } of part.scales.tensors) search.used.add(name);
+  if (part.scales.inputs === null && keepInputScales) requireNoneAbsent(part.tensors, search);
   for (const { name } of part.scales.inputs?.tensors ?? []) {
     if (keepInputScales) search.used.add(name);
     else search.notNeeded.set(name, INPUT_SCALE_REASON);
   }
+}
+
+/** A scale that the index names is not left out in silence. */
+function requireNoneAbsent(codes: readonly CheckpointTensor[], { table, missing }: Search): void {
+  const names = codes.map(({ name }) => inputScaleName(name));
+  for (const name of names) if (table.absent.has(name)) missing.add(name);
 }
 
 function splitAtExpert({ name }: PartSource): [before: string, after: string | undefined] {
@@ -250,32 +260,5 @@ function leftoverReason(name: string, { used, table }: Search): string | null {
   return isBesideValues ? LEFTOVER_INPUT_SCALE_REASON : null;
 }
 
-function tensorMissing(missing: readonly string[], { model, table }: MatchRequest): LayercastError {
-  const count = missing.length > MISSING_ENOUGH ? `more than ${MISSING_ENOUGH}` : `${missing.length}`;
-  return new LayercastError(
-    "tensor_missing",
-    `${table.directory} lacks ${count} of the tensors that a ${model.modelType} model with its config has: ` +
-      `${legible(missing)}. Check that nothing is left out and that the config belongs to it.`,
-    { tensors: missing.slice(0, NAMED_IN_DETAILS), count: missing.length },
-  );
-}
-
-function tensorUnexpected(unexpected: readonly string[], model: Dimensions, table: CheckpointTable): LayercastError {
-  return new LayercastError(
-    "tensor_unexpected",
-    `${table.directory} has ${unexpected.length} tensors that a ${model.modelType} model with its config has no ` +
-      `place for, or that others already give: ${legible(unexpected)}. Remove them, or correct the config.`,
-    { tensors: unexpected.slice(0, NAMED_IN_DETAILS), count: unexpected.length },
-  );
-}
-
-/** Names of a file's own making may be anything. */
-function legible(names: readonly string[]): string {
-  const shown = names.map((name) => (PLAIN.test(name) ? name : quoted(name)));
-  return listed(shown, NAMED_IN_SENTENCE);
-}
-
+/** Then no more are looked for. */
 const MISSING_ENOUGH = 1000;
-const NAMED_IN_SENTENCE = 10;
-const NAMED_IN_DETAILS = 100;
-const PLAIN = /^[\w.-]{1,200}$/;

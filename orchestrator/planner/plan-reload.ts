@@ -78,6 +78,7 @@ export function planReload(request: PlanRequest): Plan {
     source: sourceOf(used.tensors, table.files),
     sourceDigest: digestFiles(table.files),
     skipped: match.skipped,
+    warnings: table.warnings,
   };
 }
 

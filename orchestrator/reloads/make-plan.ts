@@ -35,6 +35,7 @@ export function makePlan(
     mappingDigest: plan.mappingDigest,
     source: plan.source,
     sourceDigest: plan.sourceDigest,
+    warnings: plan.warnings,
     layerJobs: source?.kind === "push" ? [] : groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),
     allowNonFinite: install.allow_non_finite,
     stagingPlace: install.staging,

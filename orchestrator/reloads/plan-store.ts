@@ -6,7 +6,7 @@ import { deflate, inflate } from "node:zlib";
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { type Held, KEYS, type RetryPolicy } from "../contract/jobs.js";
-import { type Layout, PLAN_FORMAT, type Plan, type Source } from "../contract/plan.js";
+import { type Layout, PLAN_FORMAT, type Plan, type Source, type SourceWarning } from "../contract/plan.js";
 import { keepLast } from "./keep-last.js";
 
 /** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
@@ -36,6 +36,8 @@ export interface StoredPlan {
   retry: RetryPolicy;
   /** null: the source is files that are there before the reload. Else its one file is none, and buckets bring the tensors. */
   push: PushPlan | null;
+  /** What is odd about the source, and was put up with. */
+  warnings: readonly SourceWarning[];
 }
 
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */

@@ -7,7 +7,7 @@ import { layoutDifference } from "../planner/layout-difference.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
 import type { LoadedPlan } from "./plan-store.js";
-import { beginLoading } from "./protocol/reload-transitions.js";
+import { beginLoading, warn } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState } from "./protocol/state.js";
 import type { StoredRequest } from "./record-store.js";
 
@@ -23,9 +23,10 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   await deps.plans.save(reload, plan);
   if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);
   await faultPoint("orchestrator.planned");
-  const { state } = await deps.store.transact(fleet, (draft, { now }) =>
-    beginLoading(draft, reload, epoch, plan.layoutDigest, now),
-  );
+  const { state } = await deps.store.transact(fleet, (draft, { now }) => {
+    for (const warning of isRollback ? [] : plan.warnings) warn(draft, reload, epoch, warning);
+    beginLoading(draft, reload, epoch, plan.layoutDigest, now);
+  });
   await enqueueRanks(deps, state, reload);
 }
 

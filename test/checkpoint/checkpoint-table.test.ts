@@ -171,12 +171,41 @@ describe("readCheckpointTable", () => {
     );
   });
 
+  it("notes what the index names and no file holds, and whether its file is there", async () => {
+    await put("a.safetensors", buildSafetensors({ w: ONE }));
+    await put("model.safetensors.index.json", index({ w: "a.safetensors", x: "a.safetensors", y: "b.safetensors" }));
+    expect((await read()).table).toMatchObject({
+      absent: new Map([
+        ["x", { file: "a.safetensors", isFileThere: true }],
+        ["y", { file: "b.safetensors", isFileThere: false }],
+      ]),
+      warnings: [],
+    });
+  });
+
+  it("reads model.safetensors where the index is stale, and says so", async () => {
+    await put("model.safetensors", buildSafetensors({ w: ONE }));
+    await put("model.safetensors.index.json", index({ v: "model-00001-of-00001.safetensors" }));
+    const { table } = await read();
+    expect([...table.tensors.keys(), ...table.warnings.map(({ code }) => code)]).toEqual(["w", "index_stale"]);
+  });
+
+  it("has tensors under the names of a model that is not wrapped, what is absent too, and says so", async () => {
+    await put("a.safetensors", buildSafetensors({ "module.model.norm.weight": ONE, "module.lm_head.weight": ONE }));
+    await put(
+      "model.safetensors.index.json",
+      index({ "module.model.norm.weight": "a.safetensors", "module.model.layers.9.x": "a.safetensors" }),
+    );
+    const { table } = await read();
+    expect([...table.tensors.keys()]).toEqual(["lm_head.weight", "model.norm.weight"]);
+    expect([...table.tensors.values()].map(({ name }) => name)).toEqual([...table.tensors.keys()]);
+    expect([...table.absent.keys()]).toEqual(["model.layers.9.x"]);
+    expect(table.warnings).toMatchObject([{ code: "names_unwrapped" }]);
+  });
+
   it("refuses an index that disagrees with the files", async () => {
     await put("a.safetensors", buildSafetensors({ w: ONE }));
     await put("b.safetensors", buildSafetensors({ v: ONE }));
-    await put("model.safetensors.index.json", index({ w: "a.safetensors", gone: "b.safetensors" }));
-    const error = await expectLayercastRejection(read(), "tensor_missing", /puts "gone" into b\.safetensors/);
-    expect(error.details.tensors).toEqual(["gone"]);
     await put("model.safetensors.index.json", index({ w: "b.safetensors", v: "a.safetensors" }));
     await expectLayercastRejection(read(), "checkpoint_invalid", /puts "w" into b\.safetensors, but a\.safetensors/);
     await put("model.safetensors.index.json", index({ w: "c.safetensors" }));

@@ -148,7 +148,7 @@ describe("submit", () => {
       layout_digest: "d",
       source_digest: "s",
     };
-    answers.set(SUBMIT, [json({ ...plan, layers: [], ranks: [], jobs_per_rank: 3, skipped: [] })]);
+    answers.set(SUBMIT, [json({ ...plan, layers: [], ranks: [], jobs_per_rank: 3, skipped: [], warnings: [] })]);
     const { out } = await layercast("submit --source x --dry-run");
     expect(asked).toHaveLength(1);
     expect(asked[0]?.body).toMatchObject({ dry_run: true });

@@ -145,4 +145,5 @@ export const PLAN: PlanView = {
   jobs_per_rank: 61,
   threads: 16,
   skipped: [],
+  warnings: [],
 };

@@ -51,6 +51,29 @@ const listOf = ({ tensors }: CheckpointTable): DeclaredTensor[] =>
 const llama = (fields: Record<string, unknown> = {}) =>
   parseModelConfig(JSON.stringify({ ...LLAMA, torch_dtype: "bfloat16", ...fields }), "source.config");
 
+describe("a list with the names of a wrapped model", () => {
+  it("is that of the model, which is said", async () => {
+    const { table, config } = await load("tiny-qwen3/v1");
+    const wrapped = listOf(table).map((tensor) => ({ ...tensor, name: `base_model.model.${tensor.name}` }));
+    const declared = declaredTable(config, wrapped);
+    const made = plan(declared, config);
+    expect([made.layoutDigest, made.mappingDigest]).toEqual([
+      plan(table, config).layoutDigest,
+      plan(declaredTable(config, listOf(table)), config).mappingDigest,
+    ]);
+    expect(made.warnings).toMatchObject([{ code: "names_unwrapped" }]);
+  });
+
+  it("that names a tensor twice is refused, wrapped or not", async () => {
+    const { table, config } = await load("tiny-qwen3/v1");
+    const [first] = listOf(table);
+    if (first === undefined) throw new Error("no tensors");
+    expectLayercastError(() => declaredTable(config, [first, first]), "invalid_request", /twice/);
+    const inner = { ...first, name: first.name.replace(".weight", ".base_layer.weight") };
+    expectLayercastError(() => declaredTable(config, [first, inner]), "tensor_unexpected", /are both/);
+  });
+});
+
 describe.each(FIXTURES)("declared, %s", (name) => {
   it("has the layout of its files when its tensors are listed, in any order", async () => {
     const { table, config } = await load(name);

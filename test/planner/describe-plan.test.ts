@@ -78,6 +78,7 @@ describe("describePlan", () => {
       model_type: "llama",
       recipe: "fp8-channel",
       skipped: [],
+      warnings: [],
       layout_digest: plan.layoutDigest,
     });
   });

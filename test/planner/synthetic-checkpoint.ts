@@ -115,6 +115,8 @@ export function synthesize(
       headerDigest: `${file}`.repeat(64),
     })),
     tensors,
+    absent: new Map(),
+    warnings: [],
   };
   return { table, config: parseModelConfig(JSON.stringify(fields), "/ckpt/config.json"), files };
 }

@@ -25,6 +25,7 @@ const plan: LoadedPlan = {
   ...{ layout, layoutDigest, mappingDigest, source, sourceDigest },
   ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
   push: null,
+  warnings: [],
 };
 
 describe("the plan store", () => {

@@ -111,6 +111,7 @@ export const planView: PlanView = {
   threads: 16,
   jobs_per_rank: 1,
   skipped: [],
+  warnings: [],
 };
 
 export const bucketView = (fields: Partial<BucketView> = {}): BucketView => ({

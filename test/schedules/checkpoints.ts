@@ -86,5 +86,6 @@ export function planOf(
     stagingPlace: "auto",
     retry,
     push: null,
+    warnings: [],
   };
 }

@@ -5,10 +5,11 @@ import type { Readable } from "node:stream";
 import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import type { SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
 import { LayercastError } from "../../contract/errors.js";
-import type { CheckpointFile } from "../../contract/plan.js";
+import type { CheckpointFile, SourceWarning } from "../../contract/plan.js";
 import type { BucketRequest } from "../../contract/push.js";
 import { faultPoint } from "../../fault-point.js";
 import type { ReloadDeps } from "../deps.js";
+import { warn } from "../protocol/reload-transitions.js";
 import { readHeaderFirst } from "./bucket-body.js";
 import { type HeldPieces, piecesOf } from "./bucket-pieces.js";
 import type { Accepted } from "./session-store.js";
@@ -25,7 +26,7 @@ export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immuta
     const held = piecesOf(header, push.expected, path);
     const came: Came = { number: null, file, header, held, immutable, spooled: false };
     const sequence = await settle(deps, push, came, await offer(deps, push, came));
-    await goOn(deps, push);
+    await goOn(deps, push, held.warning);
     return sequence;
   } finally {
     giveBack();
@@ -72,7 +73,7 @@ async function receiveBody(deps: ReloadDeps, push: TakingPush, { number, header,
   const accepted = await offer(deps, push, came);
   const isTaken = accepted.kind === "accepted" || accepted.kind === "again";
   const sequence = await settle(deps, push, came, accepted).finally(() => (isTaken ? null : deps.spool.giveUp(path)));
-  await goOn(deps, push);
+  await goOn(deps, push, held.warning);
   return sequence;
 }
 
@@ -87,7 +88,8 @@ interface Came {
 }
 
 async function offer({ sessions }: ReloadDeps, push: TakingPush, came: Came): Promise<Accepted> {
-  const { number, file, held, immutable, spooled } = came;
+  const { number, file, immutable, spooled } = came;
+  const { warning: _, ...held } = came.held;
   const accepted = await sessions.accept(
     push.record.id,
     { number, file, immutable, spooled, ...held },
@@ -200,10 +202,12 @@ async function* touching({ sessions }: ReloadDeps, reload: string, body: AsyncIt
 
 const TOUCH_EVERY_MS = 1_000;
 
-/** Its jobs go out now; if that fails, the sweep sends them. */
-async function goOn(deps: ReloadDeps, { record, state }: TakingPush): Promise<void> {
+/** Its jobs go out now; if that fails, the sweep sends them. What is odd about its names is said once a push. */
+async function goOn(deps: ReloadDeps, { record, state }: TakingPush, warning: SourceWarning | null): Promise<void> {
   try {
     await passOn(deps, state);
+    if (warning === null || record.warnings.some(({ code }) => code === warning.code)) return;
+    await deps.store.transact(record.fleet, (draft) => warn(draft, record.id, record.epoch ?? 0, warning));
   } catch (error) {
     deps.log.warn({ reload: record.id, err: error }, "passing a bucket on failed; the sweep tries again");
   }

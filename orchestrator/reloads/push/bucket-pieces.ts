@@ -4,8 +4,9 @@
 import { createHash } from "node:crypto";
 import type { HeaderTensor, SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
 import { parseStrictJson, quoted, type StrictJson, StrictJsonError } from "../../checkpoint/strict-json.js";
+import { prefixBeforeKnown, unwrapNames } from "../../checkpoint/tensor-names.js";
 import { LayercastError } from "../../contract/errors.js";
-import type { Layout, Source } from "../../contract/plan.js";
+import type { Layout, Source, SourceWarning } from "../../contract/plan.js";
 import { type BucketPiece, ROW_RANGES_KEY } from "../../contract/push.js";
 
 /** What a session expects. */
@@ -26,6 +27,8 @@ export interface HeldPieces {
   tensors: number;
   /** The same for every bucket that holds the same rows of the same tensors. */
   contentKey: string;
+  /** Where names are those of a wrapped model. */
+  warning: SourceWarning | null;
 }
 
 /** `file` is what sentences call the bucket. */
@@ -35,8 +38,13 @@ export function piecesOf({ tensors, metadata }: SafetensorsHeader, expected: Exp
   const ranges = readRowRanges(metadata.get(ROW_RANGES_KEY), tensors, file);
   const pieces: BucketPiece[] = [];
   const described: unknown[] = [];
-  for (const tensor of tensors) {
-    const range = ranges.get(tensor.name) ?? null;
+  const { plainOf, warning } = unwrapNames(
+    tensors.map(({ name }) => name),
+    file,
+  );
+  for (const sent of tensors) {
+    const tensor = { ...sent, name: plainOf(sent.name) };
+    const range = ranges.get(sent.name) ?? null;
     const piece = pieceOf(tensor, range, expected);
     if (piece !== null) pieces.push(piece);
     described.push([tensor.name, tensor.dtype, tensor.shape, range?.firstRow ?? 0]);
@@ -48,6 +56,7 @@ export function piecesOf({ tensors, metadata }: SafetensorsHeader, expected: Exp
     bytes: tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     tensors: tensors.length,
     contentKey: createHash("sha256").update(content).digest("hex"),
+    warning,
   };
 }
 
@@ -61,7 +70,7 @@ function pieceOf(tensor: HeaderTensor, range: DeclaredRange | null, expected: Ex
   const index = expected.byName.get(tensor.name);
   if (index === undefined) {
     if (expected.skipped(tensor.name) !== null) return null;
-    throw unexpected(tensor.name);
+    throw unexpected(tensor.name, expected);
   }
   const { shape = [] } = expected.layout.checkpointTensors[index] ?? {};
   const dtype = expected.dtypes[index];
@@ -126,11 +135,15 @@ function isSame(one: readonly number[], other: readonly number[]): boolean {
   return one.length === other.length && one.every((size, axis) => size === other[axis]);
 }
 
-function unexpected(name: string): LayercastError {
+function unexpected(name: string, { byName }: Expected): LayercastError {
+  const prefix = prefixBeforeKnown(name, (known) => byName.has(known));
   return new LayercastError(
     "tensor_unexpected",
-    `${quoted(name)} is not one of the tensors that this push was planned with. Leave it out, or open the push with it in source.tensors`,
-    { tensors: [name] },
+    `${quoted(name)} is not one of the tensors that this push was planned with. ` +
+      (prefix === null
+        ? "Leave it out, or open the push with it in source.tensors."
+        : `It is one under the prefix ${quoted(prefix)}: send it as ${quoted(name.slice(prefix.length))}.`),
+    { tensors: [name], ...(prefix !== null && { prefix }) },
   );
 }
 

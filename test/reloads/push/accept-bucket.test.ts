@@ -5,13 +5,15 @@ import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pathToFileURL } from "node:url";
 import { describe, expect, it } from "vitest";
+import { parseModelConfig } from "../../../orchestrator/checkpoint/model-config.js";
 import type { ErrorCode } from "../../../orchestrator/contract/errors.js";
+import { declaredTable } from "../../../orchestrator/planner/declared-table.js";
 import { cancel, fail } from "../../../orchestrator/reloads/protocol/reload-transitions.js";
 import { acceptBody } from "../../../orchestrator/reloads/push/accept-bucket.js";
 import { finishSession } from "../../../orchestrator/reloads/push/finish-push.js";
 import { buildSafetensors } from "../../checkpoint/build-safetensors.js";
 import { expectLayercastRejection } from "../../checkpoint/expect-error.js";
-import { bucketBytes, FLEET, NAMES, type TestPush, usePushes } from "./open-push.js";
+import { bucketBytes, CONFIG, FLEET, NAMES, type TestPush, usePushes } from "./open-push.js";
 
 const world = usePushes("accept-bucket");
 
@@ -78,6 +80,20 @@ describe.each(WAYS)("%s", (way) => {
     const cut = bucketBytes([K]).subarray(0, -3);
     await refused(push, sent(cut), "checkpoint_invalid", /./);
     expect(await push.deps.sessions.count(push.id)).toBe(1);
+  });
+
+  it("with the names of a wrapped model is taken for the model's tensors, and the record says so once", async () => {
+    const push = await world.open();
+    const wrapped = (name: string, ...shape: number[]) =>
+      buildSafetensors({ [`module.${name}`]: { dtype: "BF16", shape } });
+    expect(await send(push, way, wrapped(NORM, 24), 0)).toBe(0);
+    expect(await send(push, way, wrapped(K, 6, 24), 1)).toBe(1);
+    await push.spooled();
+    const { warnings } = await push.record();
+    expect(warnings).toMatchObject([{ code: "names_unwrapped", message: expect.stringContaining('"module."') }]);
+    expect((await push.events("warning")).length).toBe(1);
+    const twice = () => send(push, way, bucketBytes([NORM], other), 2);
+    await refused(push, twice, "tensor_duplicate", /norm\.weight was sent before/);
   });
 
   it("that brings rows a second time is refused with the tensor and the bucket that had them", async () => {
@@ -343,4 +359,17 @@ describe("two orchestrators at once", () => {
     }
     await Promise.all([one.spooled(), two.spooled()]);
   });
+});
+
+it("a list with the names of a wrapped model opens a push of the model's tensors, and the record says so", async () => {
+  const tensors = declaredTable(parseModelConfig(JSON.stringify(CONFIG), "source.config"), null).tensors;
+  const wrapped = [...tensors.values()].map(({ name, dtype, shape }) => ({ name: `_orig_mod.${name}`, dtype, shape }));
+  const push = await world.open({ tensors: wrapped });
+  expect((await push.record()).warnings).toMatchObject([{ code: "names_unwrapped" }]);
+  expect(await push.send(NORM)).toBe(0);
+  expect(await push.post(push.write(buildSafetensors({ [`_orig_mod.${K}`]: { dtype: "BF16", shape: [6, 24] } })))).toBe(
+    1,
+  );
+  expect((await push.record()).warnings).toHaveLength(1);
+  await push.spooled();
 });

@@ -66,6 +66,34 @@ describe("a bucket", () => {
     expect([bytes, count]).toEqual([48 + 96 + 1152, 3]);
   });
 
+  it("may have the names of a wrapped model, those of its row ranges too, and is the same bucket by them", () => {
+    const plain = held({ [Q]: BF16(2, 24), [NORM]: BF16(24) }, { [Q]: { offset: [3, 0], global_shape: [24, 24] } });
+    const wrapped = held(
+      { [`module.${Q}`]: BF16(2, 24), [`module.${NORM}`]: BF16(24) },
+      { [`module.${Q}`]: { offset: [3, 0], global_shape: [24, 24] } },
+    );
+    expect(plain.warning).toBeNull();
+    expect(wrapped.warning).toMatchObject({ code: "names_unwrapped", message: expect.stringContaining('"module."') });
+    const rows = (pieces: typeof plain.pieces) =>
+      pieces.map(({ tensor, firstRow, rows: count }) => [tensor, firstRow, count]);
+    expect(rows(wrapped.pieces)).toEqual(rows(plain.pieces));
+    expect(wrapped.contentKey).toBe(plain.contentKey);
+    expect(held({ [Q.replace("model.", "")]: BF16(24, 24) }).pieces).toHaveLength(1);
+    expect(held({ [Q.replace(".weight", ".base_layer.weight")]: BF16(24, 24) }).pieces).toHaveLength(1);
+  });
+
+  it("with a prefix that no rule takes off is refused with it, and so are names of which only some have one", () => {
+    const details = refused(
+      { [`policy.${Q}`]: BF16(24, 24) },
+      undefined,
+      "tensor_unexpected",
+      /under the prefix "policy\."/,
+    );
+    expect(details).toMatchObject({ prefix: "policy." });
+    refused({ [`module.${Q}`]: BF16(24, 24), [NORM]: BF16(24) }, undefined, "tensor_unexpected", /prefix "module\."/);
+    refused({ [Q.replace(".weight", ".lora_A.weight")]: BF16(8, 24) }, undefined, "tensor_unexpected", /adapter/);
+  });
+
   it("of no rows brings none, and is none the worse", () => {
     const { pieces, tensors } = held({ [Q]: BF16(0, 24) }, { [Q]: { offset: [24, 0], global_shape: [24, 24] } });
     expect([pieces, tensors]).toEqual([[], 1]);

@@ -64,6 +64,7 @@ async function takingRank(of: RankCase): Promise<TakingRank> {
       stagingPlace: "auto",
     },
     retry: { attempts: 1, backoffMs: 1 },
+    warnings: [],
     push: { base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 },
   };
   const matrices = matricesOfRank(layout, layoutArena(layout, rank), rank);
