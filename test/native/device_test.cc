@@ -187,6 +187,27 @@ LAW("a file that is pinned is fetched to the same bytes, and read again where it
   CHECK_EQUAL(bench.stand_in.device->facts().pinned_bytes, 0u);
 }
 
+LAW("exponents become floats on their way to a device, whether their file is pinned or not") {
+  DeviceBench bench;
+  const auto arena = bench.open();
+  ByteVector exponents(50'000);
+  for (size_t i = 0; i < exponents.size(); i++) exponents[i] = static_cast<uint8_t>(i % 255);
+  write_file(bench.directory / "file", exponents);
+  LayerProgram program = {{planned(bench.directory / "file")}, {filled(Scheme::none, DType::f32, 250, 200)}, {}, false};
+  program.slices = {contiguous(0, 250, 200, DType::f8_e8m0)};
+  PinnedSources& pinned = bench.stand_in.device->pinned_sources();
+  for (const uint64_t limit : {0u, 50'000u}) {
+    CHECK_EQUAL(pinned.keep(program.files, limit), limit);
+    std::fill_n(arena->base(Half::live), kDataBytes, uint8_t{0xA5});
+    run_layer(bench.pool, *arena, Half::live, program, CancelToken());
+    for (size_t i = 0; i < exponents.size(); i++) {
+      float value;
+      std::memcpy(&value, arena->base(Half::live) + 4 * i, sizeof value);
+      CHECK_EQUAL(value, std::ldexp(1.0f, exponents[i] - 127));
+    }
+  }
+}
+
 LAW("a fifth run that lets the device fetch waits for a lane, and ends while it waits when it is cancelled") {
   DeviceBench bench;
   FetchLanes& lanes = bench.stand_in.device->fetch_lanes();
