@@ -74,7 +74,7 @@ module.exports = {
         ...atoms,
         "^(worker|native)/",
         "^orchestrator/(planner|queue)/",
-        "^orchestrator/reloads/(protocol/|(fleet|plan|record|push/session)-store\\.ts$)",
+        "^orchestrator/reloads/(protocol/|(event|fleet|plan|record|push/session)-store\\.ts$)",
         "^orchestrator/(config|log|redis|version)\\.ts$",
         // Whether a source file is still the planned one is decided by the same lines on both sides.
         "^orchestrator/checkpoint/",

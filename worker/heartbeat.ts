@@ -40,7 +40,7 @@ export async function joinFleet(rank: Rank): Promise<void> {
 
 /** One sign of life. Throws `rank_lost` when another incarnation has registered: then this process must end. */
 export async function beat(rank: Rank): Promise<void> {
-  const known = await rank.store.read(rank.fleet);
+  const known = await rank.store.readOutline(rank.fleet);
   const registered = known?.state.ranks[rank.key];
   if (known === null || registered === undefined || registered.redisRunId !== known.context.redisRunId) {
     return joinFleet(rank); // Redis has come back (P13)

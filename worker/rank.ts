@@ -1,11 +1,11 @@
 // A rank as its parts know it: who it is, and what it works with.
 
-import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { NativeCore } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { RankKey } from "../orchestrator/contract/jobs.js";
 import type { CheckpointFile } from "../orchestrator/contract/plan.js";
+import type { EventStore } from "../orchestrator/reloads/event-store.js";
 import type { FleetSnapshot, FleetStore } from "../orchestrator/reloads/fleet-store.js";
 import type { LoadedPlan, PlanStore } from "../orchestrator/reloads/plan-store.js";
 import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
@@ -60,7 +60,7 @@ export interface Rank {
 }
 
 export async function readFleet({ store, fleet, pushes }: Rank): Promise<FleetSnapshot> {
-  const known = await store.read(fleet);
+  const known = await store.readOutline(fleet);
   if (known === null)
     throw new LayercastError("rank_lost", `fleet ${fleet} is not known any more; this rank registers again`);
   const { ranks } = known.state;
@@ -94,7 +94,7 @@ export function undoOf({ staging }: Rank): Held | null {
 
 /** Keeps one report for the reload at hand. */
 export function reportKeeper(
-  redis: Redis,
+  events: EventStore,
   log: Logger,
   who: Pick<Rank, "replica" | "rank" | "incarnation">,
   pinnedBytes: () => number,
@@ -104,7 +104,7 @@ export function reportKeeper(
     if (current?.reload !== reload) {
       const { replica, rank, incarnation } = who;
       const layerCount = plan.layout.layers.length;
-      const report = openReport(redis, log, reload, { replica, rank, incarnation }, layerCount, pinnedBytes);
+      const report = openReport(events, log, reload, { replica, rank, incarnation }, layerCount, pinnedBytes);
       current = { reload, report };
     }
     return current.report;

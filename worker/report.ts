@@ -2,13 +2,12 @@
 // event stream and, as a hint, its channel. Best effort: the protocol never goes by it.
 
 import { readFileSync, writeFileSync } from "node:fs";
-import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { FillReport, LayerReport } from "../native/native.js";
 import type { ErrorReport } from "../orchestrator/contract/errors.js";
-import { CHANNELS, EVENTS_KEPT, KEYS } from "../orchestrator/contract/jobs.js";
 import type { RankPush } from "../orchestrator/contract/push.js";
 import type { RankProgress, ReloadEvents } from "../orchestrator/contract/reload.js";
+import type { EventStore } from "../orchestrator/reloads/event-store.js";
 import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-store.js";
 
 export interface ProgressReport {
@@ -30,7 +29,7 @@ export interface ProgressReport {
 const REPORT_EVERY_MS = 100;
 
 export function openReport(
-  redis: Redis,
+  events: EventStore,
   log: Logger,
   reload: string,
   who: Pick<RankProgress, "replica" | "rank" | "incarnation">,
@@ -46,12 +45,9 @@ export function openReport(
     progress.peak_memory_bytes = peakMemoryBytes();
     progress.pinned_bytes = Math.max(progress.pinned_bytes, pinnedBytes());
     const report: RankReport = { progress, layersDone: done.join("") };
-    redis
-      .pipeline()
-      .hset(KEYS.reload(reload), `${RANK_FIELD}${who.replica}/${who.rank}`, JSON.stringify(report))
-      .xadd(KEYS.events(reload), "MAXLEN", "~", EVENTS_KEPT, "*", "name", name, "payload", JSON.stringify(payload))
-      .publish(CHANNELS.reload, reload)
-      .exec()
+    const field = `${RANK_FIELD}${who.replica}/${who.rank}`;
+    events
+      .tell({ reload, field, value: report, name, payload })
       .catch((error: unknown) => log.warn({ reload, err: error }, "progress could not be reported"));
   }
 

@@ -20,6 +20,7 @@ import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
+import { openEventStore } from "../orchestrator/reloads/event-store.js";
 import { type FleetStore, openFleetStore } from "../orchestrator/reloads/fleet-store.js";
 import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
 import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
@@ -145,7 +146,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   };
   const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
   const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
-  const report = reportKeeper(redis, log, { replica, rank, incarnation }, pinnedBytes);
+  const report = reportKeeper(openEventStore(redis), log, { replica, rank, incarnation }, pinnedBytes);
   return {
     fleet,
     key,

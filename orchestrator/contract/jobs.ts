@@ -30,6 +30,8 @@ export const KEYS = {
   events: (id: string) => `${KEY_PREFIX}:events:${id}`,
   /** A reload's Source: JSON, deflated. */
   source: (id: string) => `${KEY_PREFIX}:source:${id}`,
+  /** Of every Layout that is kept, in any format. */
+  layouts: [`${KEY_PREFIX}:mapping-*`, `${KEY_PREFIX}:layout-*`],
   /** A Layout by its mapping digest: JSON, deflated. */
   mapping: (digest: string) => `${KEY_PREFIX}:mapping-${PLAN_FORMAT}:${digest}`,
   /** By a layout digest: the mapping digest of the newest Layout that has it. */
@@ -42,12 +44,14 @@ export const KEYS = {
   sessionRows: (id: string) => `${KEY_PREFIX}:session-rows:${id}`,
   /** Hash of a push session: "sequence/replica/rank" -> the incarnation that has taken the bucket. */
   sessionTaken: (id: string) => `${KEY_PREFIX}:session-taken:${id}`,
+  /** List of the ids of a reload's events that make room for newer ones. */
+  ticks: (id: string) => `${KEY_PREFIX}:ticks:${id}`,
   /** Reload id and body digest of a submission. */
   submission: (fleet: string, id: string) => `${KEY_PREFIX}:submission:${fleet}:${id}`,
 } as const;
 
-/** About so many of a reload's events are kept. */
-export const EVENTS_KEPT = 2_000;
+/** Of a reload's progress, retries and buckets so many events are kept, the newest. */
+export const TICKS_KEPT = 2_000;
 
 /** Pub/sub channels: hints that something changed; nobody relies on getting one. */
 export const CHANNELS = {

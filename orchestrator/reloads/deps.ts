@@ -16,6 +16,7 @@ import type { Spool } from "./push/spool.js";
 import type { ExportReader } from "./read-export.js";
 import type { RecordStore, StoredRequest } from "./record-store.js";
 import type { SourceFiles } from "./sources/source-work.js";
+import type { Turns } from "./turns.js";
 
 /** What it takes to drive reloads on. */
 export interface DriveDeps {
@@ -46,4 +47,6 @@ export interface ReloadDeps extends DriveDeps {
   hookHosts: HookHosts;
   headerRoom: HeaderRoom;
   exports: ExportReader;
+  /** By fleet: submissions of this process are written one after the other. */
+  submitting: Turns;
 }

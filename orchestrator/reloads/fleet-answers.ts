@@ -116,7 +116,9 @@ async function isSourceUsable({ plans, sources }: ReloadDeps, content: string): 
 }
 
 async function requireRoutable(deps: ReloadDeps, name: string, minimum: string | null) {
-  const { state, context } = await requireFleet(deps, name);
+  const known = await deps.store.readOutline(name);
+  if (known === null) throw unknownFleet(name);
+  const { state, context } = known;
   const view = viewFleet(state, context, false);
   const weightVersion = view.weight_version;
   if (!view.routable) {

@@ -20,6 +20,10 @@ export interface FleetStore {
     readKeys?: string[],
   ): Promise<{ result: Result; state: FleetState }>;
   read(fleet: string): Promise<FleetSnapshot | null>;
+  /** The same, with no reload but the active one: small, however long the queue is. */
+  readOutline(fleet: string): Promise<FleetSnapshot | null>;
+  /** Removes the fleet if its document is still of this version. */
+  remove(fleet: string, version: number): Promise<void>;
   fleets(): Promise<string[]>;
   /** Called with every state that this store has written, and the reloads that entered another state with it. */
   onWritten(listener: (state: FleetState, entered: ReloadRecord[]) => void): void;
@@ -46,28 +50,36 @@ for _, lease in ipairs(write.leases) do
   local incarnation, expires = string.match(held or '', '^(.-)|(%d+)$')
   if incarnation ~= lease.incarnation or tonumber(expires) < now then return 0 end
 end
-redis.call('HSET', KEYS[1], 'version', write.version + 1, 'state', write.state)
+redis.call('HSET', KEYS[1], 'version', write.version + 1, 'state', write.state, 'outline', write.outline)
 redis.call('SADD', KEYS[3], write.fleet)
 for _, entry in ipairs(write.reloadIndex) do redis.call('ZADD', KEYS[4], entry.at, entry.id) end
 for _, entry in ipairs(write.set) do redis.call('SET', entry.key, entry.value) end
 for _, field in ipairs(write.fields) do redis.call('HSET', field.key, field.field, field.value) end
 for _, event in ipairs(write.events) do
-  redis.call('XADD', event.key, 'MAXLEN', '~', write.eventsKept, '*', 'name', event.name, 'payload', event.payload)
+  redis.call('XADD', event.key, '*', 'name', event.name, 'payload', event.payload)
 end
 for _, message in ipairs(write.messages) do redis.call('PUBLISH', message.channel, message.text) end
 return 1
 `;
 
 /**
- * KEYS[1] fleet, KEYS[2] leases, then keys to get. Returns state, leases as a flat list, seconds, microseconds, the run id
+ * KEYS[1] fleet, KEYS[2] leases, then keys to get. ARGV[1] state or outline. Returns that, leases as a flat list, seconds, microseconds, the run id
  * of this life of Redis, values.
  */
 const READ_SCRIPT = `
 local time = redis.call('TIME')
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local reply = { redis.call('HGET', KEYS[1], 'state'), redis.call('HGETALL', KEYS[2]), time[1], time[2], run }
+local state = redis.call('HGET', KEYS[1], ARGV[1]) or redis.call('HGET', KEYS[1], 'state')
+local reply = { state, redis.call('HGETALL', KEYS[2]), time[1], time[2], run }
 for index = 3, #KEYS do reply[index + 3] = redis.call('GET', KEYS[index]) end
 return reply
+`;
+
+/** KEYS[1] fleet, KEYS[2] leases, KEYS[3] set of fleets; ARGV fleet, version. */
+const REMOVE_SCRIPT = `
+if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[2] then return end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[1])
 `;
 
 /** KEYS[1] leases; ARGV rank, incarnation, ttlMs. */
@@ -81,19 +93,21 @@ interface Commands extends Redis {
   layercastCommit(fleet: string, leases: string, fleets: string, index: string, write: string): Promise<number>;
   layercastRead(
     keyCount: number,
-    ...keys: string[]
+    ...keysAndField: string[]
   ): Promise<[string | null, string[], string, string, string, ...(string | null)[]]>;
+  layercastRemove(fleet: string, leases: string, fleets: string, name: string, version: string): Promise<null>;
   layercastLease(leases: string, rank: string, incarnation: string, ttlMs: number): Promise<void>;
 }
 
 /** What a store needs of a Redis. */
 export interface FleetAccess {
   /** Null where there is no such fleet or key; all of it as it was at one moment. */
-  read(fleet: string, keys: string[]): Promise<FleetReading>;
+  read(fleet: string, keys: string[], field?: "state" | "outline"): Promise<FleetReading>;
   /** False when what the write relies on no longer stands; then nothing is written. */
   write(write: FleetWrite): Promise<boolean>;
   fleets(): Promise<string[]>;
   renewLease: FleetStore["renewLease"];
+  remove: FleetStore["remove"];
 }
 
 export interface FleetReading {
@@ -126,12 +140,16 @@ export function createFleetStore(access: FleetAccess): FleetStore {
     );
   }
 
+  async function snapshot(fleet: string, field: "state" | "outline"): Promise<FleetSnapshot | null> {
+    const { state, context } = await access.read(fleet, [], field);
+    return state === null ? null : { state, context };
+  }
+
   return {
     transact,
-    async read(fleet) {
-      const { state, context } = await access.read(fleet, []);
-      return state === null ? null : { state, context };
-    },
+    read: (fleet) => snapshot(fleet, "state"),
+    readOutline: (fleet) => snapshot(fleet, "outline"),
+    remove: access.remove,
     onWritten: (listener) => void listeners.push(listener),
     fleets: access.fleets,
     renewLease: access.renewLease,
@@ -142,15 +160,17 @@ export function createFleetStore(access: FleetAccess): FleetStore {
 export function accessOf(redis: Redis): FleetAccess {
   redis.defineCommand("layercastCommit", { numberOfKeys: 4, lua: COMMIT_SCRIPT });
   redis.defineCommand("layercastRead", { lua: READ_SCRIPT });
+  redis.defineCommand("layercastRemove", { numberOfKeys: 3, lua: REMOVE_SCRIPT });
   redis.defineCommand("layercastLease", { numberOfKeys: 1, lua: LEASE_SCRIPT });
   const commands = redis as Commands;
   return {
-    async read(fleet, keys) {
+    async read(fleet, keys, field = "state") {
       const [state, leases, seconds, micros, redisRunId, ...stored] = await commands.layercastRead(
         2 + keys.length,
         KEYS.fleet(fleet),
         KEYS.leases(fleet),
         ...keys,
+        field,
       );
       const now = Number(seconds) * 1000 + Math.floor(Number(micros) / 1000);
       return {
@@ -166,6 +186,10 @@ export function accessOf(redis: Redis): FleetAccess {
       return Number(done) === 1;
     },
     fleets: () => redis.smembers(KEYS.fleets),
+    async remove(fleet, version) {
+      const keys = [KEYS.fleet(fleet), KEYS.leases(fleet), KEYS.fleets] as const;
+      await commands.layercastRemove(...keys, fleet, String(version));
+    },
     renewLease: (fleet, rank, incarnation, ttlMs) =>
       commands.layercastLease(KEYS.leases(fleet), rank, incarnation, ttlMs),
   };

@@ -2,7 +2,7 @@
 // to whoever listens. Pure; the fleet store writes it in one script, if nobody was faster.
 
 import type { FleetMessage } from "../contract/fleet-message.js";
-import { CHANNELS, EVENTS_KEPT, KEYS } from "../contract/jobs.js";
+import { CHANNELS, KEYS } from "../contract/jobs.js";
 import { advance, nextStep } from "./protocol/advance.js";
 import { hookDue } from "./protocol/engine-transitions.js";
 import { heldBy } from "./protocol/reload-transitions.js";
@@ -35,11 +35,12 @@ export interface FleetWrite {
   leases: { rank: string; incarnation: string }[];
   /** The new FleetState, JSON. */
   state: string;
+  /** The same with no reload but the active one. */
+  outline: string;
   reloadIndex: { id: string; at: number }[];
   set: { key: string; value: string }[];
   fields: { key: string; field: string; value: string }[];
   events: { key: string; name: string; payload: string }[];
-  eventsKept: number;
   messages: { channel: string; text: string }[];
 }
 
@@ -92,15 +93,21 @@ function describeWrite(
     version: before.version,
     redisRunId: context.redisRunId,
     state: JSON.stringify({ ...after, reloads: Object.fromEntries(unfinished) }),
+    outline: JSON.stringify(outlineOf(after)),
     leases: reliedOnLeases(after, entered),
     reloadIndex: beside.reloadIndex,
     set: beside.set,
     fields,
     events: [...changed.flatMap((record) => warningEvents(record, before)), ...entered.map(stateEvent)],
-    eventsKept: EVENTS_KEPT,
     messages: describeMessages(after, changed),
   };
   return { write, entered };
+}
+
+/** A fleet may have 200 reloads in its queue; whether it is routable follows from the active one. */
+export function outlineOf(state: FleetState): FleetState {
+  const active = activeReload(state);
+  return { ...state, reloads: active === null ? {} : { [active.id]: active } };
 }
 
 function describeMessages(after: FleetState, changed: ReloadRecord[]): { channel: string; text: string }[] {

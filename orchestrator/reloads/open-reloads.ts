@@ -18,7 +18,7 @@ import { openDisk } from "./disk.js";
 import { openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
-import { followEvents, openFollower, readUntil } from "./follow-reload.js";
+import { openFollower, readUntil } from "./follow-reload.js";
 import { openHookHosts } from "./hook-hosts.js";
 import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
 import { openPlanStore } from "./plan-store.js";
@@ -30,13 +30,22 @@ import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
 import { openPushSessions } from "./push/session-store.js";
 import { openSpool } from "./push/spool.js";
 import { trimSpool } from "./push/trim-spool.js";
+import { openEventReader } from "./read-events.js";
 import { openExportReader } from "./read-export.js";
-import { listReloads, openRecordStore, type StoredReload, type StoredRequest } from "./record-store.js";
+import {
+  listReloads,
+  openRecordStore,
+  readReloadState,
+  type StoredReload,
+  type StoredRequest,
+} from "./record-store.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
 import { openSourcePool } from "./sources/source-pool.js";
 import type { SourceFiles } from "./sources/source-work.js";
 import { submitReload, submitRollback } from "./submit-reload.js";
-import { trimRecords } from "./trim-records.js";
+import { trimLayouts } from "./trim-layouts.js";
+import { trimFleets, trimRecords } from "./trim-records.js";
+import { openTurns } from "./turns.js";
 import { viewReload } from "./view.js";
 
 export interface OpenReloads {
@@ -44,6 +53,8 @@ export interface OpenReloads {
   close(): Promise<void>;
 }
 
+/** A request to submit waits so long for those before it; a client's own limit is a minute. */
+const SUBMIT_WAIT_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 5_000;
 const READY_TIMEOUT_MS = 1_000;
 
@@ -89,6 +100,7 @@ export async function openReloads(options: {
     spool: openSpool(options.spoolDirectory, sources.keepFile),
     sources,
     spooling: new Map(),
+    submitting: openTurns(SUBMIT_WAIT_MS),
     follower,
     exports: openExportReader({ redis, connect: () => connect("patient"), name }),
     swapsSent: new Map(),
@@ -101,10 +113,7 @@ export async function openReloads(options: {
       return () => clearInterval(timer);
     },
     onFleetChanged: follower.onFleetChanged,
-    async trim() {
-      await trimRecords(redis, deps.store);
-      await trimSpool(deps);
-    },
+    trim: openTrim(deps),
   });
   return {
     reloads: reloadsOf(deps),
@@ -117,14 +126,32 @@ export async function openReloads(options: {
   };
 }
 
+/** Each look at all fleets removes a little; once a minute it also looks for what a look at every record must find. */
+function openTrim(deps: ReloadDeps): () => Promise<void> {
+  const { redis, store } = deps;
+  let thoroughAt = 0;
+  return async () => {
+    await trimRecords(redis, store);
+    await trimSpool(deps);
+    if (performance.now() < thoroughAt) return;
+    thoroughAt = performance.now() + THOROUGH_EVERY_MS;
+    await trimFleets(redis, store);
+    await trimLayouts(redis, store);
+  };
+}
+
+const THOROUGH_EVERY_MS = 60_000;
+
 function reloadsOf(deps: ReloadDeps): Reloads {
   const { redis, store, follower } = deps;
+  const reader = openEventReader(redis, follower);
   return {
     async submit(request) {
       const { id, created } = await submitReload(deps, request);
       return { reload: await viewOf(deps, await deps.records.read(id)), created };
     },
     plan: (request) => planOnly(deps, request),
+    state: (id) => readReloadState(redis, id),
     get: (id, waitMs, signal) => getReload(deps, id, waitMs, signal),
     list: (filter) => listViews(deps, filter),
     async cancel(id) {
@@ -136,10 +163,7 @@ function reloadsOf(deps: ReloadDeps): Reloads {
       const { id, created } = await submitRollback(deps, fleet, request);
       return { reload: await viewOf(deps, await deps.records.read(id)), created };
     },
-    async *events(id, afterId, signal) {
-      await deps.records.read(id);
-      yield* followEvents(redis, follower, id, afterId, signal);
-    },
+    events: (id, afterId, signal) => reader.follow(id, afterId, signal),
     ...fleetAnswers(deps),
     ...pushAnswers(deps),
     async ready() {

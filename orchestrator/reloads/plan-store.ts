@@ -77,11 +77,17 @@ export function openPlanStore(redis: Redis): PlanStore {
       const [isKnown, packedSource] = await Promise.all([redis.exists(mappingKey), packed(source)]);
       const writes = redis.multi();
       if (isKnown === 0) writes.set(mappingKey, await packed(layout), "NX");
+      writes.persist(mappingKey); // trimming may be about to remove it
       writes.set(KEYS.layout(plan.layoutDigest), plan.mappingDigest);
       writes.set(KEYS.source(reload), packedSource);
-      await writes
-        .hset(KEYS.reload(reload), "plan", JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan))
-        .exec();
+      writes.hset(
+        KEYS.reload(reload),
+        "plan",
+        JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan),
+      );
+      await writes.exec();
+      // Where it went between the look and the write. From here on the reload's record names it, so it stays.
+      if ((await redis.exists(mappingKey)) === 0) await redis.set(mappingKey, await packed(layout));
       plans.set(reload, plan);
     },
     async load(content) {

@@ -39,10 +39,17 @@ export function openRecordStore(redis: Redis): RecordStore {
   return { read: async (id) => decode(id, await redis.hgetall(KEYS.reload(id))) };
 }
 
+/** Throws `not_found`. */
+export async function readReloadState(redis: Redis, id: string): Promise<ReloadRecord["state"]> {
+  const record = await redis.hget(KEYS.reload(id), "record");
+  if (record === null) throw unknownReload(id);
+  return (JSON.parse(record) as ReloadRecord).state;
+}
+
 function decode(id: string, stored: Record<string, string>): StoredReload {
   const { record, request, plan } = stored;
   if (record === undefined || request === undefined) {
-    throw new LayercastError("not_found", `there is no reload ${id}; list them with GET /v1/reloads`, { reload: id });
+    throw unknownReload(id);
   }
   const ranks: Record<RankKey, RankReport> = {};
   for (const [field, value] of Object.entries(stored)) {
@@ -55,6 +62,10 @@ function decode(id: string, stored: Record<string, string>): StoredReload {
     plan: plan === undefined ? null : (JSON.parse(plan) as StoredPlan),
     ranks,
   };
+}
+
+function unknownReload(id: string): LayercastError {
+  return new LayercastError("not_found", `there is no reload ${id}; list them with GET /v1/reloads`, { reload: id });
 }
 
 const PAGE = 50;

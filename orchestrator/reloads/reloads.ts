@@ -38,6 +38,8 @@ export interface Reloads {
   submit(request: SubmitRequest): Promise<{ reload: ReloadView; created: boolean }>;
   plan(request: PlanRequest): Promise<PlanView>;
   /** Answers at once when waitMs is 0, else when the reload is terminal or the wait is over. */
+  /** Throws `not_found`. */
+  state(id: string): Promise<ReloadStateName>;
   get(id: string, waitMs: number, signal: AbortSignal): Promise<ReloadView>;
   list(filter: ReloadFilter): Promise<{ reloads: ReloadView[]; next_cursor: string | null }>;
   cancel(id: string): Promise<ReloadView>;

@@ -98,7 +98,7 @@ async function submitOnce(
     beside.reloadFields.push({ id: record.id, field: "request", value: JSON.stringify(request) });
     return { id: record.id, created: true };
   };
-  return (await deps.store.transact(fleet, transition, [key])).result;
+  return deps.submitting.take(fleet, async () => (await deps.store.transact(fleet, transition, [key])).result);
 }
 
 function repeated(submissionId: string, digest: string, stored: string): Submitted {

@@ -38,7 +38,7 @@ export function addEventRoutes(app: App, deps: RouteDeps): void {
     const afterId = parseLastEventId(request.headers["last-event-id"]);
     const signal = requestSignal(reply, deps.closing);
     // An unknown reload must be a 404, which it can no longer be once the stream has begun.
-    const { state } = await deps.reloads.get(request.params.id, 0, signal);
+    const state = await deps.reloads.state(request.params.id);
     const events = deps.reloads.events(request.params.id, afterId, signal)[Symbol.asyncIterator]();
     const first = events.next();
     if (TERMINAL_STATES.includes(state) && (await settleOrNull(first, signal, null))?.done) {
@@ -83,8 +83,15 @@ async function* frames(
   }
 }
 
+/** Of events that many streams send. */
+const framed = new WeakMap<ReloadEvent, string>();
+
 function frame(event: ReloadEvent): string {
-  return `id: ${event.id}\nevent: ${event.name}\ndata: ${JSON.stringify(event.payload)}\n\n`;
+  const known = framed.get(event);
+  if (known !== undefined) return known;
+  const text = `id: ${event.id}\nevent: ${event.name}\ndata: ${JSON.stringify(event.payload)}\n\n`;
+  framed.set(event, text);
+  return text;
 }
 
 /** No `id`, so that whoever connects again continues after the last real event. */

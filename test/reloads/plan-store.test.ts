@@ -5,7 +5,9 @@ import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
 import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { openFleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import { type LoadedPlan, openPlanStore } from "../../orchestrator/reloads/plan-store.js";
+import { trimLayouts } from "../../orchestrator/reloads/trim-layouts.js";
 import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";
 import { usePrivateRedis } from "../private-redis.js";
 
@@ -57,6 +59,29 @@ describe("the plan store", () => {
     expect(await redis.hget(KEYS.reload("r1"), "plan")).not.toContain("model.layers");
   });
 
+  it("gives a layout that no reload names an hour, which a reload that names it again takes back", async () => {
+    const store = openPlanStore(redis);
+    const keys = [KEYS.mapping(plan.mappingDigest), KEYS.layout(layoutDigest)];
+    const ends = () => Promise.all(keys.map((key) => redis.ttl(key)));
+    const fleets = openFleetStore(redis);
+    await store.save("r1", plan);
+    await redis.zadd(KEYS.reloads, 1, "r1");
+    await trimLayouts(redis, fleets);
+    expect(await ends()).toEqual([-1, -1]);
+    await redis.zrem(KEYS.reloads, "r1");
+    await trimLayouts(redis, fleets);
+    for (const end of await ends()) expect(end).toBeGreaterThan(3_000);
+    await openPlanStore(redis).save("r2", plan);
+    expect(await ends()).toEqual([-1, -1]);
+  });
+
+  it("writes a layout again that went while the plan was saved", async () => {
+    await openPlanStore(redis).save("r1", plan);
+    const going = Object.create(redis, { exists: { value: goneAfterFirstLook(redis) } }) as Redis;
+    await openPlanStore(going).save("r2", plan);
+    expect(await openPlanStore(redis).load("r2")).toEqual(plan);
+  });
+
   it("does not read a plan that another release stored in another format, and says to submit the checkpoint again", async () => {
     await openPlanStore(redis).save("r1", plan);
     const { format, ...earlier } = JSON.parse((await redis.hget(KEYS.reload("r1"), "plan")) ?? "{}");
@@ -71,3 +96,14 @@ describe("the plan store", () => {
     await expect(openPlanStore(redis).load("r2")).rejects.toMatchObject({ code: "source_gone" });
   });
 });
+
+/** EXISTS of a Redis from which the key is removed right after the first answer. */
+function goneAfterFirstLook(redis: Redis) {
+  let looks = 0;
+  return async (key: string) => {
+    const answer = await redis.exists(key);
+    looks += 1;
+    if (looks === 1) await redis.del(key);
+    return answer;
+  };
+}

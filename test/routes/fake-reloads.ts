@@ -177,10 +177,12 @@ export const hooksView: HooksView = {
 };
 
 export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
+  const get = own.get ?? (async () => reloadView());
   return {
     submit: async () => ({ reload: reloadView(), created: true }),
     plan: async () => planView,
-    get: async () => reloadView(),
+    get,
+    state: async (id) => (await get(id, 0, new AbortController().signal)).state,
     list: async () => ({ reloads: [reloadView()], next_cursor: null }),
     cancel: async () => reloadView({ state: "cancelled", status: "STOPPED" }),
     postBucket: async () => bucketView(),

@@ -7,7 +7,7 @@ import type { Context, FleetState, ReloadRecord } from "../../orchestrator/reloa
 
 /** All that Redis holds, but for the queues. */
 export interface Contents {
-  fleets: Map<string, { version: number; state: string }>;
+  fleets: Map<string, { version: number; state: string; outline: string }>;
   /** By fleet and rank. */
   leases: Map<string, Map<string, { incarnation: string; expires: number }>>;
   values: Map<string, string>;
@@ -36,7 +36,7 @@ export function commit(contents: Contents, write: FleetWrite, redisRunId: string
     const held = contents.leases.get(write.fleet)?.get(rank);
     if (held?.incarnation !== incarnation || held.expires < now) return false;
   }
-  contents.fleets.set(write.fleet, { version: write.version + 1, state: write.state });
+  contents.fleets.set(write.fleet, { version: write.version + 1, state: write.state, outline: write.outline });
   for (const { id, at } of write.reloadIndex) contents.reloadIndex.set(id, at);
   for (const { key, value } of write.set) contents.values.set(key, value);
   for (const { key, field, value } of write.fields) inner(contents.fields, key).set(field, value);
@@ -68,9 +68,9 @@ export function contextOf(contents: Contents, fleet: string, redisRunId: string,
   };
 }
 
-export function readFleet(contents: Contents, fleet: string): FleetState | null {
+export function readFleet(contents: Contents, fleet: string, field: "state" | "outline" = "state"): FleetState | null {
   const stored = contents.fleets.get(fleet);
-  return stored === undefined ? null : parse(stored.state);
+  return stored === undefined ? null : parse(stored[field]);
 }
 
 /** The last one parsed: nobody changes what he reads. */
@@ -79,6 +79,12 @@ let parsed = { text: "", state: null as FleetState | null };
 function parse(text: string): FleetState | null {
   if (parsed.text !== text) parsed = { text, state: JSON.parse(text) as FleetState };
   return parsed.state;
+}
+
+export function removeFleet(contents: Contents, fleet: string, version: number): void {
+  if ((contents.fleets.get(fleet)?.version ?? 0) !== version) return;
+  contents.fleets.delete(fleet);
+  contents.leases.delete(fleet);
 }
 
 export function readRecord(contents: Contents, id: string): ReloadRecord | null {

@@ -30,11 +30,11 @@ function randomWrite(random: Random, version: number, redisRunId: string): Fleet
     redisRunId: random.chance(0.9) ? redisRunId : "another life",
     leases: random.chance(0.5) ? [] : RANKS.map((rank) => ({ rank, incarnation: random.pick(["a", "a", "a", "b"]) })),
     state: JSON.stringify({ ...newFleet(FLEET), version: version + 1, sequence: random.between(0, 99) }),
+    outline: JSON.stringify({ ...newFleet(FLEET), version: version + 1 }),
     reloadIndex: some(() => ({ id: id(), at: random.between(0, 1_000) })),
     set: some(() => ({ key: KEYS.submission(FLEET, id()), value: `"é" ${random.between(0, 9)}` })),
     fields: some(() => ({ key: KEYS.reload(id()), field: random.pick(["record", "request"]), value: "{}" })),
     events: some(() => ({ key: KEYS.events(id()), name: "state", payload: `${random.between(0, 9)}` })),
-    eventsKept: 100,
     messages: [],
   };
 }
@@ -56,8 +56,8 @@ async function contentsOf(source: Redis): Promise<Record<string, unknown>> {
 /** As the keys that the real one has. */
 function keysOf(contents: Contents): Record<string, unknown> {
   const all: Record<string, unknown> = {};
-  for (const [fleet, { version, state }] of contents.fleets) {
-    all[KEYS.fleet(fleet)] = { version: String(version), state };
+  for (const [fleet, { version, state, outline }] of contents.fleets) {
+    all[KEYS.fleet(fleet)] = { version: String(version), state, outline };
     all[KEYS.fleets] = [fleet];
   }
   for (const [key, value] of contents.values) all[key] = value;

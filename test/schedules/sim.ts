@@ -19,6 +19,7 @@ import {
   copyContents,
   emptyContents,
   readFleet,
+  removeFleet,
   renewLease,
 } from "./memory-redis.js";
 import type { Random } from "./random.js";
@@ -131,14 +132,15 @@ export function ask<Result>(sim: Sim, process: Process, effect: () => Result): P
 
 export function storeOf(sim: Sim, process: Process): FleetStore {
   const access: FleetAccess = {
-    read: (fleet, keys) =>
+    read: (fleet, keys, field) =>
       ask(sim, process, () => ({
-        state: readFleet(sim.contents, fleet),
+        state: readFleet(sim.contents, fleet, field),
         context: contextOf(sim.contents, fleet, sim.redisRunId, sim.world.now),
         stored: keys.map((key) => sim.contents.values.get(key) ?? null),
       })),
     write: (write) => ask(sim, process, () => writeFleet(sim, write)),
     fleets: () => ask(sim, process, () => [...sim.contents.fleets.keys()]),
+    remove: (fleet, version) => ask(sim, process, () => removeFleet(sim.contents, fleet, version)),
     renewLease: (fleet, rank, incarnation, ttlMs) =>
       ask(sim, process, () => renewLease(sim.contents, fleet, rank, incarnation, sim.world.now + ttlMs)),
   };

@@ -18,8 +18,10 @@
 // Hash KEYS.sessionRows(id):  index of a checkpoint tensor -> "from,to,seq;..."
 // Hash KEYS.sessionTaken(id): "seq/rank" -> incarnation
 
+import { TICK } from "../event-store.js";
+
 /** Of every script: the time, and lists of numbers in a field. */
-const COMMON = `
+const COMMON = `${TICK}
 local session = KEYS[1]
 local time = redis.call('TIME')
 local function touch() redis.call('HSET', session, 'touched', string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))) end
@@ -41,9 +43,9 @@ local function place(seq, file, spooled)
   if keeps and spooled ~= '1' then add('unspooled', seq) end
   if not keeps and spooled == '1' then add('passing', seq) end
 end
-local function tell(events, channel, reload, kept, seq, state)
+local function tell(events, ticks, channel, reload, kept, seq, state)
   local payload = '{"bucket":' .. cjson.decode(get('bucket:' .. seq)).number .. ',"state":"' .. state .. '"}'
-  redis.call('XADD', events, 'MAXLEN', '~', kept, '*', 'name', 'bucket', 'payload', payload)
+  tick(events, ticks, kept, 'bucket', payload)
   redis.call('PUBLISH', channel, reload)
 end
 `;
@@ -97,7 +99,7 @@ return { 'accepted', seq }
 `;
 
 const CONSUME = `
-local function consume(taken, events, channel, reload, kept, seq, expected)
+local function consume(taken, events, ticks, channel, reload, kept, seq, expected)
   if get('state:' .. seq) ~= 'pending' then return 0 end
   if get('spooled:' .. seq) ~= '1' and get('retain') ~= 'trainer' then return 0 end
   for rank, incarnation in string.gmatch(expected, '([^=,]+)=([^=,]*)') do
@@ -105,18 +107,18 @@ local function consume(taken, events, channel, reload, kept, seq, expected)
   end
   redis.call('HSET', session, 'state:' .. seq, 'consumed')
   redis.call('HINCRBY', session, 'consumed', 1)
-  tell(events, channel, reload, kept, seq, 'consumed')
+  tell(events, ticks, channel, reload, kept, seq, 'consumed')
   return 1
 end
 `;
 
-/** KEYS session, taken, events. ARGV seq, rank ('': nobody new), incarnation, "rank=incarnation,..." , reload, channel, events kept. */
+/** KEYS session, taken, events, ticks. ARGV seq, rank ('': nobody new), incarnation, "rank=incarnation,..." , reload, channel, ticks kept. */
 export const TAKEN = `${COMMON}${CONSUME}
 local seq, rank, incarnation, expected, reload, channel, kept = unpack(ARGV)
 if not get('state:' .. seq) then return -1 end
 if rank ~= '' then redis.call('HSET', KEYS[2], seq .. '/' .. rank, incarnation) end
 touch()
-return consume(KEYS[2], KEYS[3], channel, reload, kept, seq, expected)
+return consume(KEYS[2], KEYS[3], KEYS[4], channel, reload, kept, seq, expected)
 `;
 
 /** KEYS session. ARGV seq, delivery, file JSON. Its bytes lie in the spool; 0: another file is the one, or another delivery has come. */
@@ -129,7 +131,7 @@ remove('unspooled', seq)
 return 1
 `;
 
-/** KEYS session, events. ARGV seq, reload, channel, events kept. consumed -> wanted, of one whose bytes nobody keeps. */
+/** KEYS session, events, ticks. ARGV seq, reload, channel, ticks kept. consumed -> wanted, of one whose bytes nobody keeps. */
 export const WANT = `${COMMON}
 local seq, reload, channel, kept = unpack(ARGV)
 if get('state:' .. seq) ~= 'consumed' or get('spooled:' .. seq) == '1' then return 0 end
@@ -137,7 +139,7 @@ redis.call('HSET', session, 'state:' .. seq, 'wanted')
 redis.call('HINCRBY', session, 'consumed', -1)
 add('wanted', seq)
 touch()
-tell(KEYS[2], channel, reload, kept, seq, 'wanted')
+tell(KEYS[2], KEYS[3], channel, reload, kept, seq, 'wanted')
 return 1
 `;
 

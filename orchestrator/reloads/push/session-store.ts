@@ -3,7 +3,7 @@
 
 import type { Redis } from "ioredis";
 import { LayercastError } from "../../contract/errors.js";
-import { CHANNELS, EVENTS_KEPT, KEYS, type RankKey } from "../../contract/jobs.js";
+import { CHANNELS, KEYS, type RankKey, TICKS_KEPT } from "../../contract/jobs.js";
 import type { CheckpointFile } from "../../contract/plan.js";
 import type { Bucket, BucketPiece, BucketState, Retain } from "../../contract/push.js";
 import { joinRows, NO_ROWS, type RowRanges } from "../../planner/row-ranges.js";
@@ -109,11 +109,11 @@ export interface PushSessionStore extends PushSessions {
 
 interface Commands extends Redis {
   layercastAccept(session: string, rows: string, ...args: string[]): Promise<[string, string, string?]>;
-  layercastTaken(session: string, taken: string, events: string, ...args: string[]): Promise<number>;
+  layercastTaken(session: string, taken: string, events: string, ticks: string, ...args: string[]): Promise<number>;
   layercastSpooled(session: string, ...args: string[]): Promise<number>;
   layercastPassed(session: string, ...args: string[]): Promise<number>;
   layercastLost(session: string, taken: string, takers: string): Promise<number[]>;
-  layercastWant(session: string, events: string, ...args: string[]): Promise<number>;
+  layercastWant(session: string, events: string, ticks: string, ...args: string[]): Promise<number>;
   layercastFinish(session: string, count: string): Promise<number>;
   layercastOpenSession(session: string, retain: string): Promise<number>;
   layercastTouch(session: string): Promise<number>;
@@ -121,11 +121,11 @@ interface Commands extends Redis {
 
 function withScripts(redis: Redis): Commands {
   redis.defineCommand("layercastAccept", { numberOfKeys: 2, lua: ACCEPT });
-  redis.defineCommand("layercastTaken", { numberOfKeys: 3, lua: TAKEN });
+  redis.defineCommand("layercastTaken", { numberOfKeys: 4, lua: TAKEN });
   redis.defineCommand("layercastSpooled", { numberOfKeys: 1, lua: SPOOLED });
   redis.defineCommand("layercastPassed", { numberOfKeys: 1, lua: PASSED });
   redis.defineCommand("layercastLost", { numberOfKeys: 2, lua: LOST });
-  redis.defineCommand("layercastWant", { numberOfKeys: 2, lua: WANT });
+  redis.defineCommand("layercastWant", { numberOfKeys: 3, lua: WANT });
   redis.defineCommand("layercastFinish", { numberOfKeys: 1, lua: FINISH });
   redis.defineCommand("layercastOpenSession", { numberOfKeys: 1, lua: OPEN });
   redis.defineCommand("layercastTouch", { numberOfKeys: 1, lua: TOUCH });
@@ -147,9 +147,9 @@ export function openPushSessions(redis: Redis): PushSessionStore {
     bucket,
     count: async (reload) => Number((await redis.hget(KEYS.session(reload), "count")) ?? 0),
     async taken(reload, sequence, by, expected) {
-      const keys = [KEYS.session(reload), KEYS.sessionTaken(reload), KEYS.events(reload)] as const;
+      const keys = [KEYS.session(reload), KEYS.sessionTaken(reload), ...eventKeys(reload)] as const;
       const who = [by?.rank ?? "", by?.incarnation ?? ""];
-      const told = [reload, CHANNELS.reload, String(EVENTS_KEPT)];
+      const told = [reload, CHANNELS.reload, String(TICKS_KEPT)];
       const done = await commands.layercastTaken(...keys, String(sequence), ...who, encodeTakers(expected), ...told);
       if (done === -1) throw sessionGone(reload);
     },
@@ -187,8 +187,10 @@ export function openPushSessions(redis: Redis): PushSessionStore {
     lost: (reload, takers) =>
       commands.layercastLost(KEYS.session(reload), KEYS.sessionTaken(reload), encodeTakers(takers)),
     async want(reload, sequence) {
-      const told = [reload, CHANNELS.reload, String(EVENTS_KEPT)];
-      return (await commands.layercastWant(KEYS.session(reload), KEYS.events(reload), String(sequence), ...told)) === 1;
+      const told = [reload, CHANNELS.reload, String(TICKS_KEPT)];
+      return (
+        (await commands.layercastWant(KEYS.session(reload), ...eventKeys(reload), String(sequence), ...told)) === 1
+      );
     },
     takers: (reload, sequence, ranks) =>
       ranks.length === 0
@@ -279,3 +281,5 @@ export function sessionGone(reload: string): LayercastError {
     { reload },
   );
 }
+
+const eventKeys = (reload: string) => [KEYS.events(reload), KEYS.ticks(reload)] as const;

@@ -32,6 +32,7 @@ import { openRecordStore } from "../../../orchestrator/reloads/record-store.js";
 import { sourceWork } from "../../../orchestrator/reloads/sources/source-work.js";
 import { startReload } from "../../../orchestrator/reloads/start-reload.js";
 import { submitReload } from "../../../orchestrator/reloads/submit-reload.js";
+import { openTurns } from "../../../orchestrator/reloads/turns.js";
 import { buildSafetensors } from "../../checkpoint/build-safetensors.js";
 import { LLAMA, shapesOf } from "../../planner/synthetic-checkpoint.js";
 import { usePrivateRedis } from "../../private-redis.js";
@@ -193,6 +194,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     sessions: openPushSessions(redis),
     spool: openSpool(world.spoolDirectory),
     spooling: new Map(),
+    submitting: openTurns(10_000),
     follower: await openFollower(connect()),
     sources: sourceWork([world.sources]),
     exports: openExportReader({ redis, connect, name: "" }),
