@@ -80,11 +80,7 @@ export function openPlanStore(redis: Redis): PlanStore {
       writes.persist(mappingKey); // trimming may be about to remove it
       writes.set(KEYS.layout(plan.layoutDigest), plan.mappingDigest);
       writes.set(KEYS.source(reload), packedSource);
-      writes.hset(
-        KEYS.reload(reload),
-        "plan",
-        JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan),
-      );
+      writes.hset(KEYS.reload(reload), "plan", JSON.stringify({ ...stored, format: PLAN_FORMAT } satisfies StoredPlan));
       await writes.exec();
       // Where it went between the look and the write. From here on the reload's record names it, so it stays.
       if ((await redis.exists(mappingKey)) === 0) await redis.set(mappingKey, await packed(layout));

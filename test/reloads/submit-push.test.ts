@@ -9,6 +9,7 @@ import { type FleetStore, openFleetStore } from "../../orchestrator/reloads/flee
 import { loadPushModel } from "../../orchestrator/reloads/push/push-model.js";
 import { openRecordStore } from "../../orchestrator/reloads/record-store.js";
 import { submitReload } from "../../orchestrator/reloads/submit-reload.js";
+import { openTurns } from "../../orchestrator/reloads/turns.js";
 import { expectLayercastRejection } from "../checkpoint/expect-error.js";
 import { LLAMA } from "../planner/synthetic-checkpoint.js";
 import { usePrivateRedis } from "../private-redis.js";
@@ -43,7 +44,8 @@ const pushOf = (source: Partial<SubmitRequest["source"]> = {}, more: Partial<Sub
   ...more,
 });
 
-const submitted = (request: SubmitRequest) => submitReload({ redis, store } as unknown as ReloadDeps, request);
+const submitted = (request: SubmitRequest) =>
+  submitReload({ redis, store, submitting: openTurns(10_000) } as unknown as ReloadDeps, request);
 
 /** Two ranks have registered once. */
 async function standing(tensorParallelSize: number, committed: typeof HELD | null = null): Promise<void> {
