@@ -129,15 +129,16 @@ describe("another layout digest", () => {
 
 describe("layoutDifference", () => {
   it("names the kernel tensors that are no longer filled, that are added, and that change", () => {
-    const without = planOf(llama()).layout;
-    const biased = planOf(synthesize(LLAMA, shapesOf(LLAMA, ["mlp.down_proj"]), { fill: false })).layout;
-    const quantized = planOf(llama(), { scheme: "fp8-channel" }).layout;
-    const bias = "model.layers.0.mlp.down_proj.bias";
-    expect(layoutDifference(biased, without)).toBe(`it does not fill ${bias}, model.layers.1.mlp.down_proj.bias`);
-    expect(layoutDifference(without, biased)).toBe(`it adds ${bias}, model.layers.1.mlp.down_proj.bias`);
+    const one = { num_hidden_layers: 1 };
+    const without = planOf(llama({}, one)).layout;
+    const biased = planOf(llama({}, { ...one, mlp_bias: true })).layout;
+    const quantized = planOf(llama({}, one), { scheme: "fp8-channel" }).layout;
+    const biases = "model.layers.0.mlp.gate_up_proj.bias, model.layers.0.mlp.down_proj.bias";
+    expect(layoutDifference(biased, without)).toBe(`it does not fill ${biases}`);
+    expect(layoutDifference(without, biased)).toBe(`it adds ${biases}`);
     expect(layoutDifference(without, quantized)).toMatch(
       /it adds model\.layers\.0\.self_attn\.qkv_proj\.weight_scale.* and \d+ more; it changes .*\(BF16 \[\d+, 24\] before, now F8_E4M3/,
     );
-    expect(layoutDifference(without, planOf(llama()).layout)).toBeNull();
+    expect(layoutDifference(without, planOf(llama({}, one)).layout)).toBeNull();
   });
 });
