@@ -75,7 +75,7 @@ module.exports = {
         "^(worker|native)/",
         "^orchestrator/(planner|queue)/",
         "^orchestrator/reloads/(protocol/|(event|fleet|plan|record|push/session)-store\\.ts$)",
-        "^orchestrator/(config|log|redis|version)\\.ts$",
+        "^orchestrator/(config|log|redis(-start)?|version)\\.ts$",
         // Whether a source file is still the planned one is decided by the same lines on both sides.
         "^orchestrator/checkpoint/",
       ],
@@ -87,7 +87,7 @@ module.exports = {
       [
         contract,
         "^orchestrator/(checkpoint|cli)/",
-        "^orchestrator/(owned-process|redis-server|package-root|token|version)\\.ts$",
+        "^orchestrator/(config|owned-process|package-root|token|version|redis(-notices|-server|-start|-trouble)?)\\.ts$",
         "^native/native\\.ts$",
       ],
       "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes, and look whether the core is there first",

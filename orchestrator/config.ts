@@ -111,7 +111,7 @@ export function readConfig(flags: OrchestratorFlags, env: Environment): Orchestr
   return Object.freeze({
     host,
     port: checkPort(given("port") ?? SETTINGS.port.default),
-    redisUrl: checkRedisUrl(fromEnv(env, SETTINGS.redisUrl.env)),
+    redisUrl: readRedisUrl(env),
     sourceRoots: Object.freeze(
       readList(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env), ":").map((root) => resolve(root)),
     ),
@@ -157,7 +157,9 @@ function checkPort(text: string): number {
   });
 }
 
-function checkRedisUrl(url: string | undefined): string {
+/** Of orchestrators, workers and `up`. */
+export function readRedisUrl(env: Environment): string {
+  const url = fromEnv(env, SETTINGS.redisUrl.env);
   if (url === undefined) {
     throw new LayercastError(
       "invalid_request",
@@ -169,7 +171,7 @@ function checkRedisUrl(url: string | undefined): string {
   if (/^(redis|rediss):\/\/./.test(url) || /^unix:\/./.test(url)) return url;
   throw new LayercastError(
     "invalid_request",
-    `${SETTINGS.redisUrl.env} must begin with redis://, rediss:// or unix:/ and name a server`,
+    `${SETTINGS.redisUrl.env} must begin with redis://, rediss:// or unix:/ and name one server; Sentinels and Redis Cluster are not supported`,
   );
 }
 

@@ -4,6 +4,9 @@
 
 import { type DestinationStream, type Logger, pino } from "pino";
 import type { LogLevel } from "./config.js";
+import { redisPlace } from "./redis.js";
+import { openRedisNotices } from "./redis-notices.js";
+import { redisTrouble } from "./redis-trouble.js";
 
 export interface LogOptions {
   /** Which kind of process writes. */
@@ -17,16 +20,26 @@ const HIDDEN = "[hidden]";
 
 export function createLog(options: LogOptions, destination: DestinationStream = pino.destination(1)): Logger {
   const secrets = [options.token, redisPassword(options.redisUrl)].filter((secret) => secret !== null);
-  return pino(
+  const notices = openRedisNotices(redisPlace(options.redisUrl ?? ""), (level, words) => log[level](words));
+  const log: Logger = pino(
     {
       name: options.name,
       level: options.logLevel,
       timestamp: pino.stdTimeFunctions.isoTime,
       redact: { paths: SECRET_PATHS, censor: HIDDEN },
-      hooks: { streamWrite: (line) => hideSecrets(line, secrets) },
+      hooks: {
+        streamWrite: (line) => hideSecrets(line, secrets),
+        // Of a Redis that does not serve there are notices instead of lines, whoever met it.
+        logMethod(given, write) {
+          const trouble = redisTrouble((given[0] as { err?: unknown } | undefined)?.err);
+          if (trouble === null) write.apply(this, given);
+          else notices.note(trouble);
+        },
+      },
     },
     destination,
   );
+  return log;
 }
 
 const SECRET_PATHS = [

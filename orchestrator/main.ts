@@ -1,41 +1,46 @@
-// The orchestrator process: config -> log -> Redis -> server -> listen, and the same backwards on SIGTERM or SIGINT.
+// The orchestrator process: config -> log -> server -> listen -> Redis, and the same backwards on SIGTERM or SIGINT. It listens
+// before Redis is there, so that it can say that it lives, and what it waits for.
 
 import type { Logger } from "pino";
 import type { OrchestratorConfig } from "./config.js";
 import { createLog } from "./log.js";
 import { createMetrics } from "./metrics.js";
+import { explainStart, unsafeSettings, waitForRedis } from "./redis-start.js";
 import { openReloads } from "./reloads/open-reloads.js";
 import { buildServer } from "./server.js";
 
 /** Long polls and event streams end at once; what is left then is a request that Redis keeps waiting. */
 const CLOSE_TIMEOUT_MS = 10_000;
 
-/** Resolves once it listens; the process ends on a signal. */
+/** Resolves once it listens and drives reloads; the process ends on a signal. */
 export async function runOrchestrator(config: OrchestratorConfig): Promise<void> {
   const log = createLog({ ...config, name: "orchestrator" });
   if (config.sourceRoots.length === 0) {
     log.warn("no source root is configured (--source-root): every source will be refused");
   }
   const open: (() => Promise<void>)[] = [];
+  closeOnSignal(log, open);
   try {
-    const url = await start(config, log, open);
+    const { url, begin } = await listen(config, log, open);
     process.stdout.write(`layercast orchestrator listening on ${url}\n`);
+    const info = await waitForRedis(config.redisUrl, (error) => log.warn({ err: error }, "redis"));
+    for (const words of unsafeSettings(info)) log.warn(words);
+    await begin();
   } catch (error) {
     await closeAll(open);
-    throw error;
+    throw explainStart(config.redisUrl, error);
   }
-  closeOnSignal(log, open);
 }
 
 /** Each thing opened is put on `open`, so that what is there is closed even if the next one fails. */
-async function start(config: OrchestratorConfig, log: Logger, open: (() => Promise<void>)[]): Promise<string> {
+async function listen(config: OrchestratorConfig, log: Logger, open: (() => Promise<void>)[]) {
   const { redisUrl, spoolDirectory, hookHosts, token, host, port } = config;
   const sourceRoots = [...config.sourceRoots];
-  const { reloads, close } = await openReloads({ redisUrl, sourceRoots, spoolDirectory, hookHosts, log });
+  const { reloads, begin, close } = await openReloads({ redisUrl, sourceRoots, spoolDirectory, hookHosts, log });
   open.push(close);
   const server = await buildServer({ reloads, log, metrics: createMetrics(reloads), token });
   open.push(() => server.close());
-  return server.listen({ host, port });
+  return { url: await server.listen({ host, port }), begin };
 }
 
 async function closeAll(open: (() => Promise<void>)[]): Promise<void> {

@@ -23,6 +23,7 @@ const SETTINGS: Record<string, string> = {
   MOVED: "REDIS_URL names a node of a Redis Cluster, which Layercast does not support: name a Redis that stands alone",
   UNKNOWN_COMMAND: "REDIS_URL names a server that lacks what Layercast needs: name a Redis or Valkey, 6.2 or newer",
   DATABASE: "name a database that this Redis has in REDIS_URL",
+  SENTINEL: "name the Redis itself in REDIS_URL, or an address that always leads to the one that takes writes",
   TLS: "set NODE_EXTRA_CA_CERTS to the certificate of the authority that signed the server's, or correct REDIS_URL",
   ACCESS: "let this process's user open the socket that REDIS_URL names",
 };
@@ -52,14 +53,15 @@ const CONNECTION_MESSAGES =
 export function redisTrouble(error: unknown): RedisTrouble | null {
   if (!(error instanceof Error)) return null;
   const { code = "", syscall } = error as NodeJS.ErrnoException;
-  const reason = shown(error.message === "" ? code : error.message);
+  const isQueued = error.name === "MaxRetriesPerRequestError"; // it waited for a connection, and would say so in a library's words
+  const reason = isQueued ? "no connection" : shown(error.message === "" ? code : error.message);
   if (TLS_CODE.test(code)) return { kind: "settings", code: "TLS", reason };
   // A missing unix socket is ENOENT, which only `connect` makes a connection error.
   if (syscall === "connect" && (code === "EACCES" || code === "EPERM")) {
     return { kind: "settings", code: "ACCESS", reason };
   }
   const isLost = CONNECTION_CODES.has(code) || syscall === "connect" || CONNECTION_MESSAGES.test(error.message);
-  if (isLost || error.name === "MaxRetriesPerRequestError") return { kind: "not_now", code: "CONNECTION", reason };
+  if (isLost || isQueued) return { kind: "not_now", code: "CONNECTION", reason };
   const said = codeSaid(error.message);
   return said === null ? null : { kind: said in SETTINGS ? "settings" : "not_now", code: said, reason };
 }
@@ -85,7 +87,7 @@ function shown(message: string): string {
 
 /** A sentence for whoever asked for something: what is the matter, and what to do. No addresses: those are for the log. */
 export function explainTrouble({ kind, code, reason }: RedisTrouble): string {
-  const said = reason.replace(/\.$/, "");
+  const said = reason.replace(/\.+$/, "");
   if (kind === "settings") return `Redis refuses what Layercast asks of it (${said}): ${SETTINGS[code]}.`;
   const what = code === "CONNECTION" ? "Redis does not answer" : `Redis does not serve now (${said})`;
   return `${what}, so nothing could be read or recorded: try again once it does (GET /readyz tells).`;

@@ -29,7 +29,14 @@ export function connectRedis(url: string, role: RedisRole): Redis {
   return guarded(openRedis(url, optionsOf(role)));
 }
 
-function openRedis(url: string, options: RedisOptions): Redis {
+/** As a URL names it, without a password: for people. */
+export function redisPlace(url: string): string {
+  if (url.startsWith("unix:")) return url.slice("unix:".length);
+  const { hostname, port } = URL.canParse(url) ? new URL(url) : { hostname: "", port: "" };
+  return `${hostname || "localhost"}:${port || "6379"}`;
+}
+
+export function openRedis(url: string, options: RedisOptions): Redis {
   const all = { connectTimeout: CONNECT_TIMEOUT_MS, disconnectTimeout: DISCONNECT_TIMEOUT_MS, ...options };
   return url.startsWith("unix:") ? new Redis({ ...all, path: url.slice("unix:".length) }) : new Redis(url, all);
 }

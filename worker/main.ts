@@ -2,6 +2,7 @@
 
 import { readLogLevel } from "../orchestrator/config.js";
 import { createLog } from "../orchestrator/log.js";
+import { explainStart, waitForRedis } from "../orchestrator/redis-start.js";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js";
 
 const DRAIN_DEADLINE_MS = 30_000;
@@ -36,5 +37,11 @@ export async function runWorker(options: Omit<WorkerOptions, "log" | "onFatal">)
     log.fatal(reason);
     process.exit(1);
   };
-  worker = await startWorker({ ...options, log, onFatal });
+  const { redisUrl } = options;
+  try {
+    await waitForRedis(redisUrl, (error) => log.warn({ err: error }, "redis"));
+    worker = await startWorker({ ...options, log, onFatal });
+  } catch (error) {
+    throw explainStart(redisUrl, error);
+  }
 }

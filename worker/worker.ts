@@ -9,7 +9,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
-import { Worker } from "bullmq";
+import { type Job, Worker } from "bullmq";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
@@ -18,6 +18,7 @@ import { type FleetMessage, parseFleetMessage } from "../orchestrator/contract/f
 import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
 import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
+import { openConsumer } from "../orchestrator/queue/open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
 import { openEventStore } from "../orchestrator/reloads/event-store.js";
@@ -187,20 +188,18 @@ async function listen(subscriber: Redis, heed: (message: FleetMessage) => void):
 }
 
 async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
-  const worker = new Worker<RankJob>(
-    rankQueue(rank.fleet, rank.key, rank.incarnation),
-    (job, token) => throwingForTheQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast), token),
-    {
-      connection,
-      prefix: KEY_PREFIX,
-      concurrency: rank.device === "cpu" ? JOBS_IN_FLIGHT.cpu : JOBS_IN_FLIGHT.gpu,
-      lockDuration: JOB_LOCK_MS,
-      stalledInterval: STALLED_EVERY_MS,
-      maxStalledCount: 100,
-      settings: { backoffStrategy },
-    },
-  );
-  worker.on("error", (error) => rank.log.warn({ err: error }, "queue"));
-  await worker.waitUntilReady();
-  return worker;
+  const options = {
+    connection,
+    prefix: KEY_PREFIX,
+    concurrency: rank.device === "cpu" ? JOBS_IN_FLIGHT.cpu : JOBS_IN_FLIGHT.gpu,
+    lockDuration: JOB_LOCK_MS,
+    stalledInterval: STALLED_EVERY_MS,
+    maxStalledCount: 100,
+    settings: { backoffStrategy },
+  };
+  const queue = rankQueue(rank.fleet, rank.key, rank.incarnation);
+  const take = (job: Job<RankJob>, token?: string) =>
+    throwingForTheQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast), token);
+  const warn = (error: Error) => rank.log.warn({ err: error }, "queue");
+  return openConsumer(() => new Worker<RankJob>(queue, take, options).on("error", warn));
 }

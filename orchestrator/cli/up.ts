@@ -2,7 +2,12 @@
 
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import { readRedisUrl } from "../config.js";
 import type { FleetView } from "../contract/reload.js";
+import { redisPlace } from "../redis.js";
+import { openRedisNotices } from "../redis-notices.js";
+import { waitForRedis } from "../redis-start.js";
+import { redisTrouble } from "../redis-trouble.js";
 import { tokenOf } from "../token.js";
 import { humanLine } from "./child-log.js";
 import { type CommandContext, EXIT, expertParallelOption, integerFrom, parseName } from "./command.js";
@@ -61,10 +66,13 @@ async function runUp(options: UpOptions, context: CommandContext): Promise<void>
       stopping.abort();
     },
   };
+  const redisUrl = ownRedisUrl(terminal.env);
+  if (redisUrl !== null) await redisAnswers(redisUrl, log, stopping.signal);
+  if (stopping.signal.aborted) return;
   fleet = await startLocalFleet({
     ...options,
     sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
-    redisUrl: emptyIsNull(terminal.env.REDIS_URL),
+    redisUrl,
     token: tokenOf(terminal.env),
     env: { ...terminal.env },
     watcher,
@@ -77,7 +85,22 @@ async function runUp(options: UpOptions, context: CommandContext): Promise<void>
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.removeListener(signal, onSignal);
 }
 
-const emptyIsNull = (text: string | undefined): string | null => (text === undefined || text === "" ? null : text);
+/** null: none is set, and `up` starts one. */
+function ownRedisUrl(env: Terminal["env"]): string | null {
+  return (env.REDIS_URL ?? "").trim() === "" ? null : readRedisUrl(env);
+}
+
+/** Waited for here, so that one process says so and not each of them. */
+async function redisAnswers(url: string, log: UpLog, stopping: AbortSignal): Promise<void> {
+  const notices = openRedisNotices(redisPlace(url), (level, words) => log.note(level, words));
+  const note = (error: unknown) => {
+    const trouble = redisTrouble(error);
+    if (trouble !== null) notices.note(trouble);
+  };
+  await waitForRedis(url, note, stopping).catch((error: unknown) => {
+    if (!stopping.aborted) throw error;
+  });
+}
 
 function aborted(signal: AbortSignal): Promise<void> {
   if (signal.aborted) return Promise.resolve();

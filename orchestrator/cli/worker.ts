@@ -2,7 +2,7 @@
 
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { LOG_LEVELS, type LogLevel, SETTINGS } from "../config.js";
+import { LOG_LEVELS, type LogLevel, readRedisUrl, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import { type CommandContext, expertParallelOption, integerFrom, parseName, requiredOption } from "./command.js";
 import { refusingWrongUse } from "./wrong-use.js";
@@ -42,7 +42,7 @@ export function addWorker(program: Command, context: CommandContext): void {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
         refusePlaceOutside(options);
-        const redisUrl = requireRedisUrl(context.terminal.env);
+        const redisUrl = readRedisUrl(context.terminal.env);
         const { tp, ep = false, takeOver = false, ...place } = options;
         const runDir = resolve(options.runDir);
         await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, takeOver, runDir, redisUrl });
@@ -63,14 +63,5 @@ function refuseIndex(flag: string, index: number, sizeFlag: string, size: number
     `${flag} is ${index} and ${sizeFlag} is ${size}: ${what} are counted from 0, so the highest is ${size - 1}. ` +
       `Give a lower ${flag}, or a higher ${sizeFlag} to every worker of the fleet.`,
     { [flag.slice(2)]: index, [sizeFlag.slice(2)]: size },
-  );
-}
-
-function requireRedisUrl(env: Readonly<Record<string, string | undefined>>): string {
-  const url = env.REDIS_URL;
-  if (url !== undefined && url !== "") return url;
-  throw new LayercastError(
-    "invalid_request",
-    "REDIS_URL is not set: give a worker the orchestrator's Redis, or start both with `layercast up`",
   );
 }

@@ -2,7 +2,7 @@
 // one flow a reload, `decide <- finalize[rank] <- layer[rank][i]`, whose parents wait for their children.
 
 import { setTimeout as delay } from "node:timers/promises";
-import { type FlowJob, FlowProducer, Queue, Worker } from "bullmq";
+import { type FlowJob, FlowProducer, type Job, Queue, Worker } from "bullmq";
 import type { Redis } from "ioredis";
 import { errorFromReport, LayercastError } from "../contract/errors.js";
 import {
@@ -18,6 +18,7 @@ import {
   rankJobId,
   rankQueue,
 } from "../contract/jobs.js";
+import { openConsumer, openLasting, readyInTime } from "./open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "./retry.js";
 
 /** What is to be done by one incarnation of a rank in a reload. */
@@ -68,16 +69,15 @@ const CONTROL_CONCURRENCY = 8;
 
 export function openQueues(connection: Redis, patientConnection: Redis, onError: (error: Error) => void): Queues {
   const shared = { connection, prefix: KEY_PREFIX };
-  const control = new Queue<ControlJob>(CONTROL_QUEUE, shared);
-  const flows = new FlowProducer(shared);
+  const control = openLasting(() => new Queue<ControlJob>(CONTROL_QUEUE, shared).on("error", onError));
+  const flows = openLasting(() => new FlowProducer(shared).on("error", onError));
   const consumers: Worker[] = [];
-  control.on("error", onError);
-  flows.on("error", onError);
 
   async function withQueue<Result>(name: string, use: (queue: Queue) => Promise<Result>): Promise<Result> {
     const queue = new Queue(name, shared);
     queue.on("error", onError);
     try {
+      await readyInTime(queue);
       return await use(queue);
     } finally {
       await queue.close();
@@ -86,22 +86,26 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
 
   return {
     async addControl(job, enqueueing) {
-      await control.add(job.kind, job, { jobId: controlJobId(job, enqueueing), ...retryOptions(CONTROL_RETRY) });
+      await (await control.get()).add(job.kind, job, {
+        jobId: controlJobId(job, enqueueing),
+        ...retryOptions(CONTROL_RETRY),
+      });
     },
     async addFlow(work, withDecide) {
       const children = work.ranks.map((rank) => finalizeNode(work, rank));
-      if (withDecide) await flows.add(decideNode(work, children));
-      else await flows.addBulk(children);
+      const producer = await flows.get();
+      if (withDecide) await producer.add(decideNode(work, children));
+      else await producer.addBulk(children);
     },
     async addBuckets({ fleet, reload, epoch, retry }, { rank, incarnation }, deliveries) {
       const addressed = { fleet, reload, epoch, rank, incarnation, retry };
-      await flows.addBulk(deliveries.map((one) => rankNode({ ...addressed, kind: "bucket", ...one }, 0)));
+      await (await flows.get()).addBulk(deliveries.map((one) => rankNode({ ...addressed, kind: "bucket", ...one }, 0)));
     },
     async addSwaps({ fleet, reload, epoch }, ranks) {
       const nodes = ranks.map(({ rank, incarnation }) =>
         rankNode({ kind: "swap", fleet, reload, epoch, rank, incarnation, retry: PATIENT_RETRY }, 0),
       );
-      await flows.addBulk(nodes);
+      await (await flows.get()).addBulk(nodes);
     },
     runExport: (job, timeoutMs) =>
       withQueue(rankQueue(job.fleet, job.rank, job.incarnation), async (queue) => {
@@ -109,22 +113,20 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
         return resultOf(queue, added.id ?? "", timeoutMs);
       }),
     async consumeControl(handle) {
-      const worker = new Worker<ControlJob>(
-        CONTROL_QUEUE,
-        (job, token) => throwingForTheQueue(job, (isLast) => handle(job.data, isLast), token),
-        {
-          connection: patientConnection,
-          prefix: KEY_PREFIX,
-          concurrency: CONTROL_CONCURRENCY,
-          lockDuration: CONTROL_LOCK_MS,
-          stalledInterval: CONTROL_LOCK_MS / 2,
-          maxStalledCount: 100,
-          settings: { backoffStrategy },
-        },
+      const options = {
+        connection: patientConnection,
+        prefix: KEY_PREFIX,
+        concurrency: CONTROL_CONCURRENCY,
+        lockDuration: CONTROL_LOCK_MS,
+        stalledInterval: CONTROL_LOCK_MS / 2,
+        maxStalledCount: 100,
+        settings: { backoffStrategy },
+      };
+      const take = (job: Job<ControlJob>, token?: string) =>
+        throwingForTheQueue(job, (isLast) => handle(job.data, isLast), token);
+      consumers.push(
+        await openConsumer(() => new Worker<ControlJob>(CONTROL_QUEUE, take, options).on("error", onError)),
       );
-      worker.on("error", onError);
-      consumers.push(worker);
-      await worker.waitUntilReady();
     },
     removeQueue: (name) => withQueue(name, (queue) => queue.obliterate({ force: true })),
     async close() {

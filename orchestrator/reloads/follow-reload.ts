@@ -7,6 +7,8 @@ import { type FleetMessage, parseFleetMessage } from "../contract/fleet-message.
 import { CHANNELS } from "../contract/jobs.js";
 
 export interface Follower {
+  /** Nothing is heard before; resolves when Redis has taken the subscription. */
+  listen(): Promise<void>;
   /** Resolves at the next change of the reload or the next poll, after `timeoutMs`, or at the abort, whichever is first. */
   changed(reload: string, timeoutMs: number | null, signal: AbortSignal): Promise<void>;
   /** The same, but only the end counts as a change, and there is no poll. */
@@ -18,7 +20,7 @@ export interface Follower {
 
 const POLL_MS = 1_000;
 
-export async function openFollower(subscriber: Redis): Promise<Follower> {
+export function openFollower(subscriber: Redis): Follower {
   const emitter = new EventEmitter();
   emitter.setMaxListeners(0);
   let heard = 0;
@@ -31,7 +33,6 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
     const parsed = parseFleetMessage(message);
     if (parsed !== null) emitter.emit(channel, parsed);
   });
-  await subscriber.subscribe(...Object.values(CHANNELS));
   setInterval(() => {
     heard += 1;
     for (const name of emitter.eventNames()) if (String(name).startsWith(`${CHANNELS.reload} `)) emitter.emit(name);
@@ -41,6 +42,9 @@ export async function openFollower(subscriber: Redis): Promise<Follower> {
     await once(emitter, name, { signal: waiting }).catch(() => {});
   };
   return {
+    async listen() {
+      await subscriber.subscribe(...Object.values(CHANNELS));
+    },
     changed: (reload, timeoutMs, signal) => next(`${CHANNELS.reload} ${reload}`, timeoutMs, signal),
     ended: (reload, timeoutMs, signal) => next(`${CHANNELS.ended} ${reload}`, timeoutMs, signal),
     heard: () => heard,

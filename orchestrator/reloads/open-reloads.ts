@@ -15,7 +15,7 @@ import { connectRedis } from "../redis.js";
 import { engineCaller } from "./call-engines.js";
 import type { ReloadDeps } from "./deps.js";
 import { openDisk } from "./disk.js";
-import { openDriver, runControlJob } from "./drive-fleet.js";
+import { type Driver, openDriver, runControlJob, type Surroundings } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFleetStore } from "./fleet-store.js";
 import { openFollower, readUntil } from "./follow-reload.js";
@@ -49,7 +49,10 @@ import { openTurns } from "./turns.js";
 import { viewReload } from "./view.js";
 
 export interface OpenReloads {
+  /** Answers from the start on; while Redis does not, with its absence. */
   reloads: Reloads;
+  /** Drives reloads from here on. Rejects when Redis refuses that. */
+  begin(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -81,7 +84,7 @@ export async function openReloads(options: {
   const redis = connect("command");
   // BullMQ defines its scripts on the connections it is given, and every pipeline of such a one pays for them.
   const queues = openQueues(connect("command"), connect("patient"), (error) => log.warn({ err: error }, "queue"));
-  const follower = await openFollower(connect("patient"));
+  const follower = openFollower(connect("patient"));
   const name = `${hostname()}.${process.pid}.${randomBytes(4).toString("hex")}`;
   const deps: ReloadDeps = {
     name,
@@ -106,20 +109,26 @@ export async function openReloads(options: {
     swapsSent: new Map(),
     log,
   };
-  await queues.consumeControl((job, isLast) => runControlJob(deps, job, isLast));
-  const driver = openDriver(deps, {
+  let driver: Driver | null = null;
+  const surroundings: Surroundings = {
     every(ms, call) {
       const timer = setInterval(call, ms);
       return () => clearInterval(timer);
     },
     onFleetChanged: follower.onFleetChanged,
     trim: openTrim(deps),
-  });
+  };
   return {
     reloads: reloadsOf(deps),
+    async begin() {
+      await follower.listen();
+      await queues.consumeControl((job, isLast) => runControlJob(deps, job, isLast));
+      driver = openDriver(deps, surroundings);
+    },
     async close() {
       // With Redis gone neither would end; the sweep of another orchestrator, or of the next life, goes on from the record.
-      await Promise.race([driver.close().then(() => queues.close()), delay(CLOSE_TIMEOUT_MS, null, { ref: false })]);
+      const closed = Promise.resolve(driver?.close()).then(() => queues.close());
+      await Promise.race([closed, delay(CLOSE_TIMEOUT_MS, null, { ref: false })]);
       sources.close();
       for (const connection of connections) connection.disconnect();
     },

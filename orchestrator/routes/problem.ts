@@ -86,6 +86,8 @@ function retryAfterS(problem: Problem): string {
 
 function logProblem(problem: Problem, error: unknown, request: FastifyRequest): void {
   const fields = { code: problem.code, status: problem.status };
-  if (problem.status >= 500) request.log.error({ ...fields, err: error }, problem.detail);
+  // Each probe and each request meets a Redis that is away; the log says so at its own pace, by what connections tell it.
+  if (problem.code === "redis_unavailable" && redisTrouble(error) === null) request.log.debug(fields, problem.detail);
+  else if (problem.status >= 500) request.log.error({ ...fields, err: error }, problem.detail);
   else request.log.info(fields, problem.detail);
 }

@@ -40,7 +40,8 @@ describe("a message", () => {
 
   it("that is none, on any channel, is passed over, and the next one is heard", async () => {
     const subscriber = redis.duplicate();
-    const follower = await openFollower(subscriber);
+    const follower = openFollower(subscriber);
+    await follower.listen();
     const heard = new Promise<FleetMessage>((resolve) => follower.onFleetChanged(resolve));
     for (const channel of Object.values(CHANNELS)) for (const text of MALFORMED) await redis.publish(channel, text);
     await redis.publish(CHANNELS.fleet, JSON.stringify(MESSAGE));

@@ -22,7 +22,9 @@ afterEach(() => {
 async function openReader() {
   const subscriber = redis.duplicate();
   subscribers.push(subscriber);
-  return openEventReader(redis, await openFollower(subscriber));
+  const follower = openFollower(subscriber);
+  await follower.listen();
+  return openEventReader(redis, follower);
 }
 
 const state = (name: string, reload = "r") =>

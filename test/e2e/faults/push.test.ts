@@ -7,6 +7,7 @@ import { expect, it } from "vitest";
 import type { ReloadView } from "../../../orchestrator/contract/reload.js";
 import { type PushSession, pushOfFixture, type Rows } from "../push-session.js";
 import { describeFaults, type FaultFleet } from "./fault-fleet.js";
+import { askRedis } from "./redis-faults.js";
 
 const V2 = pushOfFixture("tiny-qwen3", "v2");
 const BUCKETS = 4;
@@ -45,6 +46,15 @@ describeFaults("a push", { tp: 2 }, (fleet) => {
     await sendAll(push);
     await Promise.all([commits(fleet, push), fault.hit()]);
     await push.forgotten();
+  });
+
+  it("between whose buckets Redis loses its scripts is consumed bucket by bucket", async () => {
+    const push = await open(fleet);
+    for (const tensors of DEALT) {
+      await push.consumed(await push.send(tensors));
+      await askRedis(fleet.cluster, "SCRIPT", "FLUSH");
+    }
+    await commits(fleet, push);
   });
 
   it("whose worker dies when a bucket was consumed and its file is gone is served from the spool", async () => {

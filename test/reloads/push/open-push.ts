@@ -174,6 +174,8 @@ export function usePushes(name: string): PushWorld {
 
 async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string[]): Promise<ReloadDeps> {
   const redis = connect();
+  const follower = openFollower(connect());
+  await follower.listen();
   const queues: Pick<ReloadDeps["queues"], "addBuckets" | "addFlow"> = {
     async addBuckets(_work, { incarnation }, deliveries) {
       for (const { sequence, delivery } of deliveries) jobs.push(`${incarnation} ${sequence}-${delivery}`);
@@ -195,7 +197,7 @@ async function orchestrator(world: PushWorld, connect: () => Redis, jobs: string
     spool: openSpool(world.spoolDirectory),
     spooling: new Map(),
     submitting: openTurns(10_000),
-    follower: await openFollower(connect()),
+    follower,
     sources: sourceWork([world.sources]),
     exports: openExportReader({ redis, connect, name: "" }),
     swapsSent: new Map(),
