@@ -100,7 +100,9 @@ void check_coverage(const LayerProgram& program, const Op& op, const std::string
     const Slice& slice = program.slices[i];
     require(slice.cols == op.cols, name, "a slice has another number of columns");
     require(slice.to_row == row, name, "its slices are not in the order of the rows they fill, without gaps");
-    require(slice.dtype == program.slices[op.first_slice].dtype, name, "its slices have different dtypes");
+    const DType first = program.slices[op.first_slice].dtype;
+    require(slice.dtype == first || (is_source_dtype(slice.dtype) && is_source_dtype(first)), name,
+            "some of its slices have codes, and others values");
     require(is_dequantized(slice) == is_dequantized(program.slices[op.first_slice]), name,
             "some of its slices have scales, and others do not");
     row += slice.rows;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "cpu/numbers.h"
 #include "cpu/vector_code.h"
@@ -15,6 +16,14 @@ constexpr uint64_t kStripElements = 2048;
 const VectorCode& vectors() {
   static const VectorCode& chosen = chosen_vector_code();
   return chosen;
+}
+
+void to_floats(DType dtype, const uint8_t* from, uint64_t count, float* to) {
+  if (dtype == DType::f8_e8m0) {
+    std::transform(from, from + count, to, float_from_e8m0);
+  } else {
+    vectors().convert(dtype, DType::none, from, count, to);
+  }
 }
 
 /// From the column on, how many have the same scale.
@@ -47,12 +56,19 @@ Part scales_of(const ScaleMatrix& matrix, const Part& part) {
 
 std::vector<float> floats_of_scales(DType dtype, const uint8_t* from, uint64_t count) {
   std::vector<float> scales(count);
-  if (dtype == DType::f8_e8m0) {
-    std::transform(from, from + count, scales.begin(), float_from_e8m0);
-    return scales;
-  }
-  vectors().convert(dtype, DType::none, from, count, scales.data());
+  to_floats(dtype, from, count, scales.data());
   return scales;
+}
+
+void widen(DType dtype, const uint8_t* from, uint64_t count, uint8_t* values) {
+  // A strip is read before its values are written, and those end before the next strip begins.
+  std::array<float, kStripElements> strip;
+  for (uint64_t done = 0; done < count;) {
+    const uint64_t some = std::min(kStripElements, count - done);
+    to_floats(dtype, from + done * dtype_bytes(dtype), some, strip.data());
+    std::memcpy(values + done * sizeof(float), strip.data(), some * sizeof(float));
+    done += some;
+  }
 }
 
 void dequantize(const ScaleMatrix& matrix, const Part& part, const std::vector<float>& scales, DType dtype,

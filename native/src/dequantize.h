@@ -20,6 +20,9 @@ struct Part {
 /// Of a scale matrix, the part that a part of its slice needs.
 Part scales_of(const ScaleMatrix& matrix, const Part& part);
 
+/// Values as they lie in a file -> F32, exactly. What is read may be the end of the memory at `values` that those fill.
+void widen(DType dtype, const uint8_t* from, uint64_t count, uint8_t* values);
+
 /// Scales as they lie in a file -> F32.
 std::vector<float> floats_of_scales(DType dtype, const uint8_t* from, uint64_t count);
 

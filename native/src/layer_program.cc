@@ -1,6 +1,8 @@
 #include "layer_program.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "error.h"
 
@@ -147,8 +149,10 @@ DType source_dtype(const LayerProgram& program, const Op& op) {
   if (op.slice_count == 0) {
     return op.out_dtype == DType::f8_e4m3 && op.scheme == Scheme::none ? op.out_dtype : DType::f32;
   }
-  const Slice& first = program.slices[op.first_slice];
-  if (is_widened(first)) return DType::f32;
+  const std::span<const Slice> slices(program.slices.data() + op.first_slice, op.slice_count);
+  const Slice& first = slices.front();
+  const bool same = std::ranges::all_of(slices, [&](const Slice& slice) { return slice.dtype == first.dtype; });
+  if (!same || first.dtype == DType::f8_e8m0) return DType::f32;
   if (!is_dequantized(first)) return first.dtype;
   return op.round_dtype == DType::none ? DType::f32 : op.round_dtype;
 }

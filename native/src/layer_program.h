@@ -146,8 +146,8 @@ void check_copies(std::span<const ProgramFile> files, std::span<const Copy> copi
 /// Throws invalid_argument for a range that ends past `limit`; `what` says whose range it is.
 void check_inside(uint64_t offset, uint64_t bytes, uint64_t limit, const std::string& what);
 
-/// The dtype in which the op's elements come to the backend: that of its slices, or of what is made of them; an
-/// op without slices counts as F32, or as what it copies.
+/// The dtype in which the op's elements come to the backend: that of its slices, F32 where they have different ones, or that of
+/// what is made of them; an op without slices counts as F32, or as what it copies.
 DType source_dtype(const LayerProgram& program, const Op& op);
 
 /// What the op's values are rounded to before anything else, so that writing them as `out_dtype` is then exact.

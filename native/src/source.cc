@@ -67,6 +67,7 @@ bool SourceFiles::seem_pinned() const {
 
 std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
   const Op& op = program_.ops[tile.op];
+  const DType dtype = source_dtype(program_, op);
   const uint64_t end_row = tile.first_row + tile.rows;
   uint64_t row = tile.first_row;
   std::vector<HostRows> found;
@@ -75,7 +76,7 @@ std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
     if (row >= slice.to_row + slice.rows) continue;
     const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
     const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
-    if (!is_as_stored(slice)) return {};
+    if (!is_as_stored(slice) || slice.dtype != dtype) return {};
     const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile.first_col);
     const PinnedFile* file = pinned_[slice.file].get();
     if (file == nullptr || !file->is_current(offset, (rows - 1) * slice.row_stride + row_bytes)) return {};
@@ -98,8 +99,7 @@ float SourceFiles::read_value(uint64_t index) const {
 }
 
 uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtype, uint8_t* to) const {
-  if (is_widened(slice)) return read_widened(slice, part, to);
-  if (!is_dequantized(slice)) return read_elements(slice, part, to);
+  if (!is_dequantized(slice)) return slice.dtype == dtype ? read_elements(slice, part, to) : read_widened(slice, part, to);
   const ScaleMatrix& matrix = program_.scales[static_cast<uint64_t>(slice.scale)];
   const Part scales = scales_of(matrix, part);
   const uint64_t scale_bytes = dtype_bytes(matrix.dtype);
@@ -112,22 +112,20 @@ uint64_t SourceFiles::read_part(const Slice& slice, const Part& part, DType dtyp
   return bytes_read;
 }
 
-/// Each byte is read behind the last value that is made of those before it.
-uint64_t SourceFiles::read_widened(const Slice& slice, const Part& part, uint8_t* to) const {
-  const uint64_t count = part.rows * part.cols;
-  const uint8_t* codes = to + count * (sizeof(float) - 1);
-  const uint64_t bytes_read = read_elements(slice, part, to + count * (sizeof(float) - 1));
-  for (uint64_t i = 0; i < count; i++) {
-    const float value = float_from_e8m0(codes[i]);
-    std::memcpy(to + i * sizeof value, &value, sizeof value);
-  }
-  return bytes_read;
-}
-
 uint64_t SourceFiles::read_elements(const Slice& slice, const Part& part, uint8_t* to) const {
   if (is_transposed(slice)) return read_transposed(slice, part, to);
   const uint64_t offset = offset_in_file(slice, part.first_row, part.first_col);
   return files_.read_rows({slice.file, offset, slice.row_stride, part.rows, part.cols * dtype_bytes(slice.dtype)}, to);
+}
+
+/// As F32. The elements lie at the end of their place until they are widened.
+uint64_t SourceFiles::read_widened(const Slice& slice, const Part& part, uint8_t* to) const {
+  const uint64_t elements = part.rows * part.cols;
+  const uint64_t size = dtype_bytes(slice.dtype);
+  const uint8_t* stored = to + elements * (sizeof(float) - size);
+  const uint64_t bytes_read = read_elements(slice, part, to + elements * (sizeof(float) - size));
+  widen(slice.dtype, stored, elements, to);
+  return bytes_read;
 }
 
 /// Columns are read as they lie, as many as have room, and then turned.

@@ -2,7 +2,7 @@
 // orchestrator and worker both know of a bucket.
 
 import { type Static, Type } from "typebox";
-import { FORMAT_DTYPE_BITS, type FormatDType } from "./dtype.js";
+import { FORMAT_DTYPE_BITS, type FormatDType, type SourceDType } from "./dtype.js";
 import type { CheckpointFile } from "./plan.js";
 import { closed, nullable, oneOf, optional } from "./schema.js";
 
@@ -33,7 +33,8 @@ export const PUSH_FIELDS = {
   config: Type.Record(Type.String(), Type.Unknown(), { description: "push: the model's config.json" }),
   tensors: Type.Array(DeclaredTensorBody, {
     maxItems: 1_000_000,
-    description: "push: what will be sent; default: what the config demands, in the dtype that it names",
+    description:
+      "push: what will be sent; default: what the config demands, in the dtype that it names, or in any float dtype where the request's dtype rounds it",
   }),
   retain: oneOf(RETAIN, {
     description: "push: spool (default) keeps buckets until the end, trainer asks again for those that are lost",
@@ -205,6 +206,8 @@ export interface BucketPiece {
   rows: number;
   /** Of the first byte, from the start of the bucket's file. */
   offset: number;
+  /** Where it is another than the plan's; all rows of a tensor come in the same one. */
+  dtype?: SourceDType;
 }
 
 export interface Bucket {

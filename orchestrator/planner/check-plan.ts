@@ -66,14 +66,16 @@ function checkKernel({ layout, source }: Plan, kernel: KernelTensor): void {
     );
   if (constant !== null && (constant !== 1 || parts.length > 0)) throw fault(kernel, `is ${constant}`);
   for (const { tensors, firsts, scales } of parts) {
-    const stored = source.dtype[tensors[0] ?? -1];
     const lists = [tensors, firsts, ...(scales === null ? [] : [scales.tensors, scales.firsts])];
     if (lists.some(({ length }) => length !== (experts?.count ?? 1)))
       throw fault(kernel, `has ${experts?.count ?? 1} matrices, a part of it another number`);
     if (experts !== null) checkExperts(layout, kernel, tensors, firsts);
-    if (stored === "F8_E8M0" && (dtype !== "F32" || scheme !== "none")) throw fault(kernel, "is made of exponents");
+    const stored = tensors.map((tensor) => source.dtype[tensor]);
+    const mayBeExponents = dtype === "F32" && scheme === "none";
+    if (!mayBeExponents && stored.includes("F8_E8M0")) throw fault(kernel, "is made of exponents");
     const mustBeCodes = scales !== null || (isCodes && scheme === "none");
-    if ((stored === "F8_E4M3") !== mustBeCodes) throw fault(kernel, `of dtype ${dtype} is made of ${stored}`);
+    const wrong = stored.findIndex((one) => (one === "F8_E4M3") !== mustBeCodes);
+    if (wrong !== -1) throw fault(kernel, `of dtype ${dtype} is made of ${stored[wrong]}`);
   }
 }
 

@@ -143,7 +143,7 @@ function checkSlices(stored: Stored, taken: Taken, program: LayerProgram, matrix
   const constantRows = kernel.constant !== null && kernel.parts.length === 0 ? 1 : 0;
   if (rows + zeroRows + constantRows !== kernel.rows || Number.isNaN(ops[at + OP.constant]) !== (constantRows === 0))
     throw fault(kernel, `has ${kernel.rows} rows, of which ${rows + zeroRows} are written`);
-  checkRounding(kernel, program, at, count === 0 ? null : first * WIDTHS.slices);
+  checkRounding(kernel, program, at, { first, count });
 }
 
 /** A slice a part; only the last ranks may have nothing of a vocabulary but its padding. */
@@ -152,12 +152,19 @@ function expectedSlices({ parts }: KernelTensor, count: number): number {
 }
 
 /** Values are rounded to what the plan says; not at all where they are of that dtype already. */
-function checkRounding(kernel: KernelTensor, { ops, slices }: LayerProgram, op: number, slice: number | null): void {
+function checkRounding(
+  kernel: KernelTensor,
+  { ops, slices }: LayerProgram,
+  op: number,
+  { first, count }: { first: number; count: number },
+): void {
   const wanted = kernel.roundTo === null ? -1 : DTYPES[kernel.roundTo].code;
-  const found = slice === null ? wanted : slices[slice + SLICE.dtype];
-  const values = found === DTYPES.F8_E4M3.code ? DTYPES.F32.code : found;
+  const dtypes = new Set<number | undefined>();
+  for (let slice = first; slice < first + count; slice++) dtypes.add(slices[slice * WIDTHS.slices + SLICE.dtype]);
+  // Where dtypes differ, and where codes are made values, the core has all of them as F32.
+  const [found] = dtypes.size > 1 || dtypes.has(DTYPES.F8_E4M3.code) ? [DTYPES.F32.code] : dtypes;
   const rounded = ops[op + OP.roundDtype];
-  if (rounded !== (values === wanted && slice !== null ? -1 : wanted))
+  if (rounded !== (found === wanted ? -1 : wanted))
     throw fault(kernel, `is rounded to dtype ${rounded}, not to ${kernel.roundTo}`);
 }
 

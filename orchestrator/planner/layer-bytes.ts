@@ -9,10 +9,12 @@ export function readBytesOf(plan: Plan, layer: PlanLayer, rank: number): number 
   const ranks = plan.layout.tensorParallelSize;
   let bytes = 0;
   for (const kernel of layer.kernelTensors) {
-    const { count } = matricesOf(kernel, rank, ranks);
+    const { first, count } = matricesOf(kernel, rank, ranks);
     for (const part of kernel.parts) {
       const cut = cutPart(part, rank, ranks);
-      bytes += count * (cut.rows * cut.cols * elementBytes(plan, part.tensors) + scaleBytes(plan, part, cut));
+      bytes += count * scaleBytes(plan, part, cut);
+      for (let matrix = first; matrix < first + count; matrix++)
+        bytes += cut.rows * cut.cols * elementBytes(plan, part.tensors[matrix]);
     }
   }
   return bytes;
@@ -25,12 +27,11 @@ function scaleBytes(plan: Plan, { scales }: Part, cut: Cut): number {
   const blocks = (first: number, size: number, block: number) =>
     Math.floor((first + size - 1) / block) - Math.floor(first / block) + 1;
   const count = blocks(row + cut.row, cut.rows, blockRows) * blocks(col + cut.col, cut.cols, blockCols);
-  return count * elementBytes(plan, scales.tensors);
+  return count * elementBytes(plan, scales.tensors[0]);
 }
 
-/** The tensors of a part have one dtype. */
-function elementBytes({ source }: Plan, tensors: readonly number[]): number {
-  return DTYPES[source.dtype[tensors[0] ?? -1] ?? "F32"].bytes;
+function elementBytes({ source }: Plan, tensor: number | undefined): number {
+  return DTYPES[source.dtype[tensor ?? -1] ?? "F32"].bytes;
 }
 
 /** Of the rank that reads most: padding makes the last ranks read less of a vocabulary, and fewer experts less of a layer. */

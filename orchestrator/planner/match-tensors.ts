@@ -31,7 +31,7 @@ export interface MatchedTensor {
   spec: TensorSpec;
   /** In the order of `spec.parts`; empty for a derived tensor, and for an attention scale that the checkpoint does not give. */
   parts: MatchedPart[];
-  /** Common to all parts; null without parts. */
+  /** Common to all parts, F32 where values of different dtypes are rounded to one; null without parts. */
   dtype: StoredDType | null;
 }
 
@@ -50,6 +50,8 @@ export interface MatchRequest {
   family: Family;
   model: Dimensions;
   table: CheckpointTable;
+  /** Values are rounded to one dtype, so those of a kernel tensor may have different ones. */
+  rounds: boolean;
   /** The scales of activations that lie beside FP8 codes are kept; else they are skipped. */
   keepInputScales: boolean;
 }
@@ -58,7 +60,7 @@ export function matchTensors(request: MatchRequest): Match {
   const search: Search = { table: request.table, missing: new Set(), used: new Set(), notNeeded: new Map() };
   const matched: MatchedLayer[] = [];
   for (const layer of request.layers) {
-    const tensors = layer.tensors.map((spec) => matchTensor(spec, search, request.keepInputScales));
+    const tensors = layer.tensors.map((spec) => matchTensor(spec, search, request));
     matched.push({ name: layer.name, tensors });
     // A config may promise any number of layers; the checkpoint bounds how many can be there.
     if (search.missing.size > MISSING_ENOUGH) break;
@@ -76,7 +78,7 @@ interface Search {
   notNeeded: Map<string, string>;
 }
 
-function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean): MatchedTensor {
+function matchTensor(spec: TensorSpec, search: Search, { rounds, keepInputScales }: MatchRequest): MatchedTensor {
   if (spec.derived !== undefined) return { spec, parts: [], dtype: null };
   const sources = spec.parts.map((part) => chooseSource(part, spec, search.table));
   if (spec.presence === "attention_scale" && sources.every((source) => source === null)) {
@@ -89,7 +91,7 @@ function matchTensor(spec: TensorSpec, search: Search, keepInputScales: boolean)
     const tensors = source === undefined ? null : takeTensors(source, part, spec, search);
     if (source !== undefined && tensors !== null) parts.push({ spec: part, source, tensors, scales: null });
   });
-  const dtype = commonDType(parts, spec);
+  const dtype = commonDType(parts, spec, rounds);
   if (dtype === "F8_E4M3" && parts.length === spec.parts.length)
     for (const part of parts) takeScales(part, search, keepInputScales);
   return { spec, parts, dtype };
@@ -197,14 +199,15 @@ function shapeMismatch(tensor: CheckpointTensor, part: PartSpec): LayercastError
   );
 }
 
-function commonDType(parts: readonly MatchedPart[], spec: TensorSpec): StoredDType | null {
+function commonDType(parts: readonly MatchedPart[], spec: TensorSpec, rounds: boolean): StoredDType | null {
   let common: StoredDType | null = null;
   for (const { tensors } of parts) {
     for (const { name, dtype } of tensors) {
       const mayBeCodes = spec.quantized || spec.mayBeCodes === true;
       if (!isSourceDType(dtype) && !(dtype === "F8_E4M3" && mayBeCodes)) throw unsupportedDType(name, dtype);
-      if (common !== null && common !== dtype) throw differentDTypes(parts, spec, name);
-      common = dtype;
+      if (common === null || common === dtype) common = dtype;
+      else if (rounds && isSourceDType(common) && isSourceDType(dtype)) common = "F32";
+      else throw differentDTypes(parts, spec, name);
     }
   }
   return common;
@@ -230,9 +233,11 @@ function differentDTypes(parts: readonly MatchedPart[], spec: TensorSpec, tensor
     }
   }
   const listed = Object.entries(dtypes).map(([name, dtype]) => `${name} ${dtype}`);
+  const areValues = Object.values(dtypes).every(isSourceDType);
   return new LayercastError(
     "unsupported_dtype",
-    `The parts of ${spec.name} have different dtypes: ${listed.join(", ")}. Write them all in one dtype.`,
+    `The parts of ${spec.name} have different dtypes: ${listed.join(", ")}. Write them all in one dtype` +
+      `${areValues ? ", or submit them with dtype: bfloat16 to have all of them rounded to it" : ""}.`,
     { tensor, dtypes },
   );
 }

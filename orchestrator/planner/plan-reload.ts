@@ -56,14 +56,16 @@ export function planReload(request: PlanRequest): Plan {
   const model = readDimensions(config, family);
   if (scheme === "as-stored" || holdsCodes(table)) checkQuantizationConfig(config);
   const keepInputScales = scheme === "as-stored";
-  const match = matchTensors({ layers: layersOf(family, model), family, model, table, keepInputScales });
+  const roundTo = REQUEST_DTYPES[request.dtype];
+  const rounds = roundTo !== null;
+  const match = matchTensors({ layers: layersOf(family, model), family, model, table, rounds, keepInputScales });
   const used = numberTensors();
   const settings: Settings = {
     tensorParallelSize,
     expertParallel,
     recipe: scheme,
     ignored: matchIgnored(request.ignore, [...table.tensors.keys()]),
-    roundTo: REQUEST_DTYPES[request.dtype],
+    roundTo,
     configDType: dtypeOfConfig(model.config) ?? dtypeOfConfig(config) ?? "BF16",
     indexOf: used.indexOf,
   };

@@ -2,6 +2,7 @@
 // is a few arrays and not some thousand objects.
 
 import { AGREEMENT_FIELDS, DERIVED_FIELDS, OP_FIELDS, SCALE_FIELDS, SLICE_FIELDS } from "../../native/native.js";
+import { DTYPES } from "../contract/dtype.js";
 
 /** Where in a row each field stands. */
 type Columns<Fields extends readonly string[]> = Readonly<Record<Fields[number], number>>;
@@ -24,3 +25,15 @@ export const WIDTHS = {
   agreements: AGREEMENT_FIELDS.length,
   derived: DERIVED_FIELDS.length,
 } as const;
+
+/**
+ * Code of the dtype in which the core has the values of an op's slices: F32 where they have different dtypes, or where they are
+ * codes that are made values; else that of the slices.
+ */
+export function valuesDType(slices: ArrayLike<number>, firstSlice: number, sliceCount: number): number {
+  const dtypeAt = (slice: number) => slices[slice * WIDTHS.slices + SLICE.dtype] ?? -1;
+  const first = dtypeAt(firstSlice);
+  for (let slice = firstSlice + 1; slice < firstSlice + sliceCount; slice++)
+    if (dtypeAt(slice) !== first) return DTYPES.F32.code;
+  return first === DTYPES.F8_E4M3.code ? DTYPES.F32.code : first;
+}

@@ -6,7 +6,7 @@ import { DTYPES, elementCount, type StoredDType } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import { SCHEMES } from "../contract/recipe.js";
 import { isTransposed, type Matrix, type Need } from "./matrix-needs.js";
-import { AGREEMENT, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
+import { AGREEMENT, OP, SCALE, SLICE, valuesDType, WIDTHS } from "./program-tables.js";
 import type { ResolvedProgram } from "./resolve.js";
 import type { RowRange } from "./row-ranges.js";
 
@@ -78,15 +78,15 @@ function putRows(tables: Tables, { matrix, from, to, placed }: MatrixRows, dtype
     putSlice(tables, { need, rows, from, matrix, placed }, dtypes);
     tables.agreements.push(...filled(WIDTHS.agreements, { [AGREEMENT.slice]: firstSlice, [AGREEMENT.with]: slice }));
   });
-  tables.ops.push(...opOfRows(matrix, { from, to }, { firstSlice, sliceCount: end - firstSlice }, dtypes));
+  const slices = { table: tables.slices, first: firstSlice, count: end - firstSlice };
+  tables.ops.push(...opOfRows(matrix, { from, to }, slices));
 }
 
 /** The op of the whole matrix, made that of some of its rows. */
 function opOfRows(
-  { op, cols, rows, zeroRows, kernel, needs }: Matrix,
+  { op, cols, rows, zeroRows, kernel }: Matrix,
   { from, to }: RowRange,
-  slices: { firstSlice: number; sliceCount: number },
-  dtypes: readonly StoredDType[],
+  slices: { table: number[]; first: number; count: number },
 ): Float64Array {
   const made = op.slice();
   made[OP.rows] = to - from;
@@ -94,14 +94,11 @@ function opOfRows(
   made[OP.outOffset] = (op[OP.outOffset] ?? 0) + from * cols * DTYPES[kernel.dtype].bytes;
   const scaleOffset = op[OP.scaleOffset] ?? -1;
   if (scaleOffset !== -1) made[OP.scaleOffset] = scaleOffset + F32_BYTES * scalesBefore(kernel.scheme, from, cols);
-  made[OP.firstSlice] = slices.firstSlice;
-  made[OP.sliceCount] = slices.sliceCount;
-  const [first] = needs;
-  if (slices.sliceCount > 0 && first !== undefined) {
-    // Values that have the wanted dtype already are copied as they are; codes that are made values count as F32.
-    const stored = first.scaledBy === null ? dtypeOf(dtypes, first.tensor) : "F32";
-    if (made[OP.roundDtype] === DTYPES[stored].code) made[OP.roundDtype] = -1;
-  }
+  made[OP.firstSlice] = slices.first;
+  made[OP.sliceCount] = slices.count;
+  // Values that have the wanted dtype already are copied as they are.
+  if (slices.count > 0 && made[OP.roundDtype] === valuesDType(slices.table, slices.first, slices.count))
+    made[OP.roundDtype] = -1;
   return made;
 }
 

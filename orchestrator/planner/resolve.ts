@@ -7,7 +7,7 @@ import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
 import { type Geometry, layerGeometry, type NewTable, type Places, placesOf } from "./layer-geometry.js";
-import { AGREEMENT, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
+import { AGREEMENT, OP, SCALE, SLICE, valuesDType, WIDTHS } from "./program-tables.js";
 
 export interface ProgramRequest {
   /** Indexes into Layout.layers. */
@@ -153,15 +153,12 @@ function fileNumber({ numbers, files }: FileNumbers, source: Source, index: numb
   return files.push({ path, sizeBytes, mtimeNs, inode }) - 1;
 }
 
-/** All parts of an op have one dtype; values that have the wanted one already are copied as they are. */
+/** Values that have the wanted dtype already are copied as they are. */
 function roundOnlyOthers(ops: Float64Array, slices: Float64Array): void {
   for (let at = 0; at < ops.length; at += WIDTHS.ops) {
-    if (ops[at + OP.sliceCount] === 0) continue;
-    const slice = (ops[at + OP.firstSlice] ?? 0) * WIDTHS.slices;
-    const stored = slices[slice + SLICE.dtype];
-    // Codes that are made values count as what a product of code and scale is.
-    const values = stored === DTYPES.F8_E4M3.code ? DTYPES.F32.code : stored;
-    if (ops[at + OP.roundDtype] === values) ops[at + OP.roundDtype] = -1;
+    const count = ops[at + OP.sliceCount] ?? 0;
+    if (count > 0 && ops[at + OP.roundDtype] === valuesDType(slices, ops[at + OP.firstSlice] ?? 0, count))
+      ops[at + OP.roundDtype] = -1;
   }
 }
 

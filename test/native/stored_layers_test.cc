@@ -1,4 +1,4 @@
-// Whole programs whose slices are transposed on disk, codes that are made values of, codes that are copied, and what is derived
+// Whole programs whose slices are transposed on disk or of different dtypes, codes that are made values of, codes that are copied, and what is derived
 // from what they wrote, at random, against the definitions written down once more, slowly.
 #include <random>
 
@@ -181,6 +181,7 @@ Made random_program(const std::string& path, uint32_t seed) {
     const int kind = static_cast<int>(below(random, scheme == Scheme::none ? 3 : 2));  // values, dequantized, copied
     const DType source = kind == 0 ? kScaleDTypes[below(random, 4)] : DType::f8_e4m3;
     DType round = kind == 2 ? DType::none : static_cast<DType>(static_cast<int>(below(random, 4)) - 1);
+    const bool mixed = kind == 0 && below(random, 3) == 0;  // slices of different dtypes
     const uint64_t heads = 1 + below(random, 3), head_rows = 1 + below(random, 140), cols = 1 + below(random, 300);
     const uint64_t rows = heads * head_rows;
     DType out = kind == 2 || scheme != Scheme::none ? DType::f8_e4m3 : static_cast<DType>(below(random, 3));
@@ -193,7 +194,8 @@ Made random_program(const std::string& path, uint32_t seed) {
     for (uint64_t row = 0; row < rows - op.zero_rows;) {
       const uint64_t some = 1 + below(random, rows - op.zero_rows - row);
       const bool transposed = random() % 2 != 0;
-      Slice slice = add_slice(writer, random, some, cols, source, transposed, below(random, 2) * below(random, 90));
+      const DType dtype = mixed ? static_cast<DType>(below(random, 3)) : source;
+      Slice slice = add_slice(writer, random, some, cols, dtype, transposed, below(random, 2) * below(random, 90));
       slice.to_row = row;
       if (kind == 1) {
         slice.scale = static_cast<int64_t>(program.scales.size());
@@ -231,7 +233,7 @@ Made random_program(const std::string& path, uint32_t seed) {
 
 }  // namespace
 
-LAW("random programs of transposed slices, codes and what is derived make the reference's bytes, and touch no other") {
+LAW("random programs of transposed and mixed slices, codes and what is derived make the reference's bytes, and touch no other") {
   for (uint32_t seed = 0; seed < 400; seed++) {
     TemporaryDirectory directory;
     const Made made = random_program(directory / "file", seed);

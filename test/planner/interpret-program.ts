@@ -96,9 +96,12 @@ function interpretOp(op: Row<typeof OP_FIELDS>, slices: Slice[], reader: Reader,
   const outBytes = bytesOf(op.outDtype);
   const put = (row: number, col: number, bytes: Uint8Array) =>
     write(arena, op.outOffset + (row * op.cols + col) * outBytes, bytes);
-  for (const slice of slices.slice(op.firstSlice, op.firstSlice + op.sliceCount)) {
+  const ofOp = slices.slice(op.firstSlice, op.firstSlice + op.sliceCount);
+  const isMixed = new Set(ofOp.map(({ dtype }) => dtype)).size > 1;
+  for (const slice of ofOp) {
     const dtype = slice.scale === -1 ? slice.dtype : DTYPES.F32.code;
-    if (dtype === op.outDtype && op.roundDtype !== -1) throw new Error("values of the wanted dtype are rounded to it");
+    if (dtype === op.outDtype && op.roundDtype !== -1 && !isMixed)
+      throw new Error("values of the wanted dtype are rounded to it");
     const element = (row: number, col: number): Uint8Array => {
       if (slice.scale !== -1) return encoded(reader.product(slice, row, col), op.outDtype);
       const found = reader.element(slice, row, col);

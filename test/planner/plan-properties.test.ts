@@ -5,8 +5,8 @@ import type { ArenaLayout, CheckpointTensor } from "../../orchestrator/contract/
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { type FilledArena, fillArena } from "./interpret-program.js";
-import { type ConfigFields, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
+import { encoded, type FilledArena, fillArena } from "./interpret-program.js";
+import { type ConfigFields, finite, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 interface Case {
   fields: ConfigFields;
@@ -192,6 +192,51 @@ describe("a plan of any model for any number of ranks", () => {
         }
       }),
       { numRuns: 20 },
+    );
+  });
+});
+
+/** The checkpoint whose F32 tensors were rounded to BF16 when it was written. */
+function roundedBeforehand(mixed: Synthetic, { fields, fileCount }: Case): Synthetic {
+  const rounded = synthesize(fields, shapesOf(fields), { fileCount });
+  const bytesOf = ({ table, files }: Synthetic, file: number) =>
+    files.get(table.files[file]?.path ?? "") ?? new Uint8Array();
+  for (const { name, dtype, file, offset, shape } of mixed.table.tensors.values()) {
+    const to = rounded.table.tensors.get(name);
+    const elements = shape.reduce((product, size) => product * size, 1);
+    const from = bytesOf(mixed, file);
+    const view = new DataView(from.buffer, from.byteOffset);
+    for (let element = 0; element < elements; element++) {
+      const value =
+        dtype === "F32"
+          ? encoded(view.getFloat32(offset + 4 * element, true), DTYPES.BF16.code)
+          : from.subarray(offset + 2 * element, offset + 2 * element + 2);
+      bytesOf(rounded, to?.file ?? 0).set(value, (to?.offset ?? 0) + 2 * element);
+    }
+  }
+  return rounded;
+}
+
+describe("a checkpoint of which some tensors are F32, others BF16", () => {
+  it("is, where the request rounds it to BF16, the one that was rounded beforehand, with the same layout", () => {
+    fc.assert(
+      fc.property(cases, fc.nat(), ({ ranks, ...model }, seed) => {
+        const names = Object.keys(shapesOf(model.fields));
+        const dtypes = Object.fromEntries(
+          names.map((name, at) => [name, (seed >> (at % 31)) & 1 ? "F32" : "BF16"] as const),
+        );
+        const mixed = finite(synthesize(model.fields, shapesOf(model.fields), { fileCount: model.fileCount, dtypes }));
+        const rounded = roundedBeforehand(mixed, { ranks, ...model });
+        const asked = { tensorParallelSize: ranks, expertParallel: false, scheme: "none", ignore: [] } as const;
+        const [plan, expected] = [mixed, rounded].map((one) => planReload({ ...one, ...asked, dtype: "bfloat16" }));
+        if (plan === undefined || expected === undefined) throw new Error("there are two");
+        checkPlan(plan, mixed.table);
+        expect(plan.layoutDigest).toBe(expected.layoutDigest);
+        const arena = layoutArena(plan.layout, ranks - 1);
+        const held = fillArena(plan, arena, ranks - 1, mixed.files);
+        expect(Buffer.compare(held.bytes, fillArena(expected, arena, ranks - 1, rounded.files).bytes)).toBe(0);
+      }),
+      { numRuns: 60, interruptAfterTimeLimit: 15_000 },
     );
   });
 });

@@ -140,13 +140,17 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     "parts of different dtypes",
     { dtypes: { [`${L0}self_attn.k_proj.weight`]: "F16" } },
     "unsupported_dtype",
-    /parts of model\.layers\.0\.self_attn\.qkv_proj\.weight have different dtypes: .*q_proj\.weight BF16, .*k_proj\.weight F16/,
+    /parts of model\.layers\.0\.self_attn\.qkv_proj\.weight have different dtypes: .*q_proj\.weight BF16, .*k_proj\.weight F16, .* with dtype: bfloat16 to have all of them rounded/,
   ],
   [
-    "parts of different dtypes, even when all are rounded",
-    { dtypes: { [`${L0}mlp.up_proj.weight`]: "F32" }, request: { dtype: "bfloat16" } },
+    "codes beside values, even when all are rounded",
+    {
+      dtypes: { [`${L0}mlp.up_proj.weight`]: "F8_E4M3" },
+      tensors: { [`${L0}mlp.up_proj.weight_scale`]: [] },
+      request: { dtype: "bfloat16" },
+    },
     "unsupported_dtype",
-    /gate_up_proj/,
+    /gate_up_proj\.weight have different dtypes: .*gate_proj\.weight BF16, .*up_proj\.weight F8_E4M3\. .* in one dtype\.$/,
   ],
   [
     "an ignore pattern that names one part",

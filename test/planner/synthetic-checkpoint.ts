@@ -121,6 +121,17 @@ export function synthesize(
   return { table, config: parseModelConfig(JSON.stringify(fields), "/ckpt/config.json"), files };
 }
 
+/** The same, with no NaN, no infinity, and nothing that is one when it is rounded: no exponent is greater than 1. */
+export function finite(checkpoint: Synthetic): Synthetic {
+  for (const { dtype, shape, file, offset } of checkpoint.table.tensors.values()) {
+    const bytes = checkpoint.files.get(pathOf(file));
+    const size = FORMAT_DTYPE_BITS[dtype] / 8;
+    for (let at = offset + size - 1; at < offset + elementCount(shape) * size && bytes !== undefined; at += size)
+      bytes[at] = (bytes[at] ?? 0) & 0xbf;
+  }
+  return checkpoint;
+}
+
 function pathOf(file: number): string {
   return `/ckpt/model-${file}.safetensors`;
 }

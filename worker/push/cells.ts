@@ -32,7 +32,8 @@ import {
 
 export interface Cells {
   readonly matrices: RankMatrices;
-  readonly dtypes: readonly StoredDType[];
+  /** By checkpoint tensor: as planned, until a bucket brings rows of it in another. */
+  readonly dtypes: StoredDType[];
   readonly shapes: readonly (readonly number[])[];
   /** By matrix. */
   readonly states: MatrixCells[];
@@ -66,14 +67,16 @@ const PAGE_BYTES = 4096;
 
 export function newCells(
   matrices: RankMatrices,
-  dtypes: readonly StoredDType[],
+  planned: readonly StoredDType[],
   shapes: readonly (readonly number[])[],
 ): Cells {
+  const dtypes = [...planned];
   let end = 0;
   const states = matrices.matrices.map(({ needs }): MatrixCells => {
     end = Math.ceil(end / PAGE_BYTES) * PAGE_BYTES;
     const places = needs.map((need) => {
-      const elementBytes = DTYPES[dtypeOf(dtypes, need.tensor)].bytes;
+      // Values may come in a larger dtype than planned. What is not used takes addresses, no memory.
+      const { bytes: elementBytes } = DTYPES[dtypeOf(dtypes, need.tensor) === "F8_E4M3" ? "F8_E4M3" : "F32"];
       end = Math.ceil(end / elementBytes) * elementBytes;
       const place = end;
       end += need.rows * need.cols * elementBytes;
@@ -95,6 +98,11 @@ export interface Arrival extends RowRange {
   need: number;
   /** Of row `from`, bytes from the start of the bucket's file. */
   offset: number;
+}
+
+/** Tensors that the bucket brings in another dtype than planned. All rows of one come in the same, which the session sees to. */
+export function noteDTypes({ dtypes }: Cells, pieces: readonly BucketPiece[]): void {
+  for (const { tensor, dtype } of pieces) if (dtype !== undefined) dtypes[tensor] = dtype;
 }
 
 /** By matrix: what the bucket brings of it that has not come before. */

@@ -23,6 +23,7 @@ import {
   isDone,
   matrixAt,
   newCells,
+  noteDTypes,
   noteHeld,
   noteStreamed,
   placeRows,
@@ -89,6 +90,7 @@ export function takeBucket(intake: Intake, bucket: Bucket, deps: IntakeDeps): Pr
 
 async function takeAlone(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<void> {
   if (intake.taken.has(bucket.sequence)) return;
+  noteDTypes(intake.cells, bucket.pieces);
   await writeWhatCanBe(intake, bucket, arrivalsOf(intake.cells, bucket.pieces), deps);
   const held = await holdTheRest(intake, bucket, deps);
   await writeWhatCanBe(intake, bucket, new Map(held.map((index) => [index, []])), deps);

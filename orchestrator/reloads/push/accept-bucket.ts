@@ -119,6 +119,8 @@ async function settle(deps: ReloadDeps, push: TakingPush, came: Came, accepted: 
         accepted.sequence,
         push.expected.layout.checkpointTensors[accepted.tensor]?.name,
       );
+    case "other_dtype":
+      throw await otherDType(deps, push, came, accepted);
     case "finished":
       throw closed(push.record);
     case "full":
@@ -157,6 +159,24 @@ async function duplicate(
     `${tensor} was sent before, with bucket ${number}, and not with the same bytes or not in the same bucket. A tensor's rows are sent ` +
       "once; to change what was sent, cancel this push and open another",
     { tensor, bucket: number },
+  );
+}
+
+async function otherDType(
+  { sessions }: ReloadDeps,
+  { record, expected }: TakingPush,
+  { held }: Came,
+  { tensor: index, sequence }: { tensor: number; sequence: number },
+): Promise<LayercastError> {
+  const tensor = expected.layout.checkpointTensors[index]?.name ?? "";
+  const { number, pieces } = await sessions.bucket(record.id, sequence);
+  const [before, found] = [pieces, held.pieces].map(
+    (one) => one.find((piece) => piece.tensor === index)?.dtype ?? expected.dtypes[index],
+  );
+  return new LayercastError(
+    "dtype_mismatch",
+    `${tensor} is ${found}; bucket ${number} brought other rows of it as ${before}. Send all rows of a tensor in one dtype`,
+    { tensor, expected: before, found, bucket: number },
   );
 }
 

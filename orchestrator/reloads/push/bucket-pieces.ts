@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import type { HeaderTensor, SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
 import { parseStrictJson, quoted, type StrictJson, StrictJsonError } from "../../checkpoint/strict-json.js";
 import { prefixBeforeKnown, unwrapNames } from "../../checkpoint/tensor-names.js";
+import { isSourceDType, type SourceDType } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { Layout, Source, SourceWarning } from "../../contract/plan.js";
 import { type BucketPiece, ROW_RANGES_KEY } from "../../contract/push.js";
@@ -13,6 +14,8 @@ import { type BucketPiece, ROW_RANGES_KEY } from "../../contract/push.js";
 export interface Expected {
   layout: Layout;
   dtypes: Source["dtype"];
+  /** Whether a tensor may come in any float dtype, as it is rounded to that of the request, or goes to F32. */
+  mayDiffer: (tensor: number) => boolean;
   /** Index into Layout.checkpointTensors. */
   byName: ReadonlyMap<string, number>;
   /** Why a tensor that no kernel tensor needs is let through; null: it is not. */
@@ -73,17 +76,25 @@ function pieceOf(tensor: HeaderTensor, range: DeclaredRange | null, expected: Ex
     throw unexpected(tensor.name, expected);
   }
   const { shape = [] } = expected.layout.checkpointTensors[index] ?? {};
-  const dtype = expected.dtypes[index];
-  if (tensor.dtype !== dtype)
-    throw new LayercastError(
-      "dtype_mismatch",
-      `${tensor.name} is ${tensor.dtype}; the push was planned with ${dtype}. Send it as that, or open the push with its dtype in source.tensors`,
-      { tensor: tensor.name, expected: dtype, found: tensor.dtype },
-    );
+  const dtype = dtypeOf(tensor, expected, index);
   const found = range?.globalShape ?? tensor.shape;
   if (!isSame(found, shape)) throw wrongShape(tensor.name, shape, found);
   const rows = tensor.shape[0] ?? 1;
-  return rows === 0 ? null : { tensor: index, firstRow: range?.firstRow ?? 0, rows, offset: tensor.offset };
+  if (rows === 0) return null;
+  return { tensor: index, firstRow: range?.firstRow ?? 0, rows, offset: tensor.offset, ...(dtype && { dtype }) };
+}
+
+/** That of the bucket, where it is another than the plan's and may be. */
+function dtypeOf({ name, dtype: found }: HeaderTensor, expected: Expected, index: number): SourceDType | null {
+  const planned = expected.dtypes[index];
+  if (found === planned) return null;
+  if (isSourceDType(found) && expected.mayDiffer(index)) return found;
+  throw new LayercastError(
+    "dtype_mismatch",
+    `${name} is ${found}; the push was planned with ${planned}. Send it as that, open the push with its dtype in source.tensors, ` +
+      "or without source.tensors and with dtype: bfloat16 to have every float dtype rounded to it",
+    { tensor: name, expected: planned, found },
+  );
 }
 
 /** The metadata's row ranges by tensor. */

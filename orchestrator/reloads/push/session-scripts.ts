@@ -15,7 +15,7 @@
 //   number:<n>, key:<k>    -> its sequence, by the trainer's number and by a digest of what it holds
 //   log:<i>                "seq|delivery", in order
 //   sent:<rank>            "incarnation|log": what a rank has jobs for
-// Hash KEYS.sessionRows(id):  index of a checkpoint tensor -> "from,to,seq;..."
+// Hash KEYS.sessionRows(id):  index of a checkpoint tensor -> "from,to,seq,dtype;..."; dtype 0 is the plan's
 // Hash KEYS.sessionTaken(id): "seq/rank" -> incarnation
 
 import { TICK } from "../event-store.js";
@@ -51,7 +51,7 @@ end
 `;
 
 /**
- * KEYS session, rows. ARGV number or '', content key, bucket JSON (without its number), pieces "tensor,from,to;...", file JSON,
+ * KEYS session, rows. ARGV number or '', content key, bucket JSON (without its number), pieces "tensor,from,to,dtype;...", file JSON,
  * spooled 0|1, most pending. Returns what came of it, and a sequence or a tensor.
  */
 export const ACCEPT = `${COMMON}
@@ -77,12 +77,13 @@ if number ~= '' and get('number:' .. number) then return { 'number_taken', get('
 local count = tonumber(get('count') or '0')
 if count - tonumber(get('consumed') or '0') >= tonumber(most) then return { 'full', tostring(count) } end
 local ranges = {}
-for tensor, from, to in string.gmatch(pieces, '(%d+),(%d+),(%d+)') do
+for tensor, from, to, dtype in string.gmatch(pieces, '(%d+),(%d+),(%d+),(%d+)') do
   local before = redis.call('HGET', KEYS[2], tensor) or ''
-  for first, last, by in string.gmatch(before, '(%d+),(%d+),(%d+)') do
+  for first, last, by, as in string.gmatch(before, '(%d+),(%d+),(%d+),(%d+)') do
     if tonumber(from) < tonumber(last) and tonumber(first) < tonumber(to) then return { 'overlap', tensor, by } end
+    if as ~= dtype then return { 'other_dtype', tensor, by } end
   end
-  ranges[#ranges + 1] = { tensor, before .. from .. ',' .. to .. ',' .. count .. ';' }
+  ranges[#ranges + 1] = { tensor, before .. from .. ',' .. to .. ',' .. count .. ',' .. dtype .. ';' }
 end
 local seq = tostring(count)
 for _, range in ipairs(ranges) do redis.call('HSET', KEYS[2], range[1], range[2]) end

@@ -2,6 +2,7 @@
 // (session-scripts.ts), so any number of orchestrators and ranks may take them at once.
 
 import type { Redis } from "ioredis";
+import { DTYPES, type SourceDType } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
 import { CHANNELS, KEYS, type RankKey, TICKS_KEPT } from "../../contract/jobs.js";
 import type { CheckpointFile } from "../../contract/plan.js";
@@ -31,10 +32,10 @@ export interface NewBucket {
   spooled: boolean;
 }
 
-/** `known`, `number_taken`, `other_number` and `overlap` name the bucket that was there before. */
+/** `known`, `number_taken`, `other_number`, `overlap` and `other_dtype` name the bucket that was there before. */
 export type Accepted =
   | { kind: "accepted" | "again" | "known" | "number_taken" | "other_number"; sequence: number }
-  | { kind: "overlap"; tensor: number; sequence: number }
+  | { kind: "overlap" | "other_dtype"; tensor: number; sequence: number }
   | { kind: "finished" }
   | { kind: "full" };
 
@@ -161,7 +162,7 @@ export function openPushSessions(redis: Redis): PushSessionStore {
     },
     async accept(reload, { number, contentKey, file, spooled, ...held }, maxPending) {
       const ranges = held.pieces
-        .map(({ tensor, firstRow, rows }) => `${tensor},${firstRow},${firstRow + rows}`)
+        .map(({ tensor, firstRow, rows, dtype }) => `${tensor},${firstRow},${firstRow + rows},${codeOf(dtype)}`)
         .join(";");
       const [kind, at, by] = await commands.layercastAccept(
         KEYS.session(reload),
@@ -169,7 +170,7 @@ export function openPushSessions(redis: Redis): PushSessionStore {
         ...[number === null ? "" : String(number), contentKey, JSON.stringify(held)],
         ...[ranges, JSON.stringify(file), spooled ? "1" : "0", String(maxPending)],
       );
-      if (kind === "overlap") return { kind, tensor: Number(at), sequence: Number(by) };
+      if (kind === "overlap" || kind === "other_dtype") return { kind, tensor: Number(at), sequence: Number(by) };
       if (kind === "finished" || kind === "full") return { kind };
       return { kind: kind as "accepted", sequence: Number(at) };
     },
@@ -265,7 +266,12 @@ function decodeSummary(found: readonly (string | null)[], now: number): Summary 
   };
 }
 
-/** "from,to,seq;..." */
+/** 0: that of the plan. */
+function codeOf(dtype: SourceDType | undefined): number {
+  return dtype === undefined ? 0 : 1 + DTYPES[dtype].code;
+}
+
+/** "from,to,seq,dtype;..." */
 function decodeRanges(text: string): RowRanges {
   return text
     .split(";")

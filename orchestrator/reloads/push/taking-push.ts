@@ -1,6 +1,8 @@
 // A push that may be sent buckets, with what its buckets are held against.
 
+import type { RequestDType } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
+import type { Layout } from "../../contract/plan.js";
 import type { PushSettings } from "../../contract/push.js";
 import { skipRuleOf } from "../../planner/declared-table.js";
 import type { ReloadDeps } from "../deps.js";
@@ -35,7 +37,7 @@ export async function pushOf(deps: ReloadDeps, reload: string): Promise<TakingPu
       { state: record.state },
     );
   }
-  return { record: active, state: known.state, settings, expected: await expectedBy(deps, reload) };
+  return { record: active, state: known.state, settings, expected: await expectedBy(deps, reload, request.dtype) };
 }
 
 export function requirePush(record: ReloadRecord, source: { kind: string } | null): PushSettings {
@@ -50,13 +52,23 @@ export function requirePush(record: ReloadRecord, source: { kind: string } | nul
 /** Those of the last few pushes: every bucket asks for its own. */
 const known = keepLast<Expected>(4);
 
-async function expectedBy({ redis, plans }: ReloadDeps, reload: string): Promise<Expected> {
+async function expectedBy({ redis, plans }: ReloadDeps, reload: string, dtype: RequestDType): Promise<Expected> {
   const before = known.get(reload);
   if (before !== undefined) return before;
   const [{ layout, source }, model] = await Promise.all([plans.load(reload), loadPushModel(redis, reload)]);
   const byName = new Map(layout.checkpointTensors.map(({ name }, index) => [name, index]));
   const skipped = skipRuleOf(declaredCheckpoint(model).config);
-  return known.set(reload, { layout, dtypes: source.dtype, byName, skipped });
+  const isListed = model.tensors !== null;
+  const goesToF32 = tensorsOfF32(layout);
+  const mayDiffer = (tensor: number) => !isListed && (dtype !== "auto" || goesToF32.has(tensor));
+  return known.set(reload, { layout, dtypes: source.dtype, mayDiffer, byName, skipped });
+}
+
+/** What goes straight to F32, whatever it is on disk: the router's correction bias. */
+function tensorsOfF32({ layers }: Layout): ReadonlySet<number> {
+  const kernels = layers.flatMap(({ kernelTensors }) => kernelTensors);
+  const straight = kernels.filter(({ dtype, roundTo }) => dtype === "F32" && roundTo === null);
+  return new Set(straight.flatMap(({ parts }) => parts.flatMap(({ tensors }) => tensors)));
 }
 
 /** A push that failed says why: whoever sends its buckets may look at nothing else. */

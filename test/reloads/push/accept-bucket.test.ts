@@ -1,6 +1,6 @@
 // Buckets as files and as bodies: each finds its place once, and what does not belong changes nothing.
 
-import { existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pathToFileURL } from "node:url";
@@ -13,10 +13,11 @@ import { acceptBody } from "../../../orchestrator/reloads/push/accept-bucket.js"
 import { finishSession } from "../../../orchestrator/reloads/push/finish-push.js";
 import { buildSafetensors } from "../../checkpoint/build-safetensors.js";
 import { expectLayercastRejection } from "../../checkpoint/expect-error.js";
-import { bucketBytes, CONFIG, FLEET, NAMES, type TestPush, usePushes } from "./open-push.js";
+import { bucketBytes, CONFIG, FLEET, NAMES, SHAPES, type TestPush, usePushes } from "./open-push.js";
 
 const world = usePushes("accept-bucket");
 
+const DEEPSEEK = join(import.meta.dirname, "../../fixtures/checkpoints/tiny-deepseek-v3/v1");
 const EMBED = "model.embed_tokens.weight";
 const NORM = "model.norm.weight";
 const Q = "model.layers.0.self_attn.q_proj.weight";
@@ -94,6 +95,46 @@ describe.each(WAYS)("%s", (way) => {
     expect((await push.events("warning")).length).toBe(1);
     const twice = () => send(push, way, bucketBytes([NORM], other), 2);
     await refused(push, twice, "tensor_duplicate", /norm\.weight was sent before/);
+  });
+
+  it("may bring another float dtype where the request's dtype rounds it, all rows of a tensor in one", async () => {
+    const push = await world.open({}, { dtype: "bfloat16" });
+    const wide = { dtype: "F32" as const };
+    expect(await send(push, way, bucketBytes([NORM, { name: Q, from: 0, to: 8 }], wide), 0)).toBe(0);
+    await push.spooled();
+    const { pieces } = await push.deps.sessions.bucket(push.id, 0);
+    expect(pieces.map(({ dtype }) => dtype)).toEqual(["F32", "F32"]);
+    const rest = { name: Q, from: 8, to: 24 };
+    const sentence =
+      /q_proj\.weight is BF16; bucket 0 brought other rows of it as F32\. Send all rows of a tensor in one/;
+    const details = await refused(push, () => send(push, way, bucketBytes([rest]), 1), "dtype_mismatch", sentence);
+    expect(details).toEqual({ tensor: Q, expected: "F32", found: "BF16", bucket: 0 });
+    expect(await send(push, way, bucketBytes([rest], wide), 1)).toBe(1);
+    expect(await send(push, way, bucketBytes([K]), 2)).toBe(2);
+    await push.spooled();
+  });
+
+  it("may bring the correction bias of a router, which goes to F32, in any float dtype", async () => {
+    const config = JSON.parse(readFileSync(join(DEEPSEEK, "config.json"), "utf8")) as Record<string, unknown>;
+    const push = await world.open({ config });
+    const bias = { "model.layers.1.mlp.gate.e_score_correction_bias": { dtype: "BF16" as const, shape: [8] } };
+    expect(await send(push, way, buildSafetensors(bias), 0)).toBe(0);
+    await push.spooled();
+    expect((await push.deps.sessions.bucket(push.id, 0)).pieces).toMatchObject([{ dtype: "BF16" }]);
+    const norm = { [NORM]: { dtype: "F32" as const, shape: [128] } };
+    await refused(push, () => send(push, way, buildSafetensors(norm), 1), "dtype_mismatch", /norm\.weight is F32/);
+  });
+
+  it("is held to the dtypes of a list, whatever the request's dtype", async () => {
+    const tensors = NAMES.map((name) => ({ name, dtype: "BF16" as const, shape: SHAPES[name] ?? [] }));
+    const push = await world.open({ tensors }, { dtype: "bfloat16" });
+    const wide = bucketBytes([K], { dtype: "F32" });
+    await refused(
+      push,
+      () => send(push, way, wide, 0),
+      "dtype_mismatch",
+      /k_proj\.weight is F32; .* planned with BF16/,
+    );
   });
 
   it("that brings rows a second time is refused with the tensor and the bucket that had them", async () => {

@@ -23,7 +23,8 @@ function expectedOf(fields: Record<string, unknown> = {}, tensors: DeclaredTenso
   const table = declaredTable(config, tensors);
   const { layout, source } = planReload({ table, config, ...ranks, scheme: "none", ignore: [], dtype: "auto" });
   const byName = new Map(layout.checkpointTensors.map(({ name }, index) => [name, index]));
-  return { layout, dtypes: source.dtype, byName, skipped: skipRuleOf(config) };
+  const mayDiffer = () => false;
+  return { layout, dtypes: source.dtype, mayDiffer, byName, skipped: skipRuleOf(config) };
 }
 
 const EXPECTED = expectedOf();
@@ -152,6 +153,32 @@ describe("a tensor is refused by its name", () => {
     const tensors = { [NORM]: { dtype: "F16" as const, shape: [24] } };
     const details = refused(tensors, undefined, "dtype_mismatch", /^model\.norm\.weight is F16; .* planned with BF16/);
     expect(details).toEqual({ tensor: NORM, expected: "BF16", found: "F16" });
+  });
+
+  it("may be of any float dtype where values are rounded, which its pieces then say", () => {
+    const rounded = { ...EXPECTED, mayDiffer: (tensor: number) => tensor !== index(Q) };
+    const [wide, half] = [
+      { dtype: "F32" as const, shape: [24] },
+      { dtype: "F16" as const, shape: [6, 24] },
+    ];
+    const { pieces } = held({ [NORM]: wide, [K]: half, [Q]: BF16(24, 24) }, undefined, rounded);
+    expect(new Map(pieces.map(({ tensor, dtype }) => [tensor, dtype]))).toEqual(
+      new Map([
+        [index(Q), undefined],
+        [index(K), "F16"],
+        [index(NORM), "F32"],
+      ]),
+    );
+    const wrong = [
+      { [Q]: { dtype: "F32" as const, shape: [24, 24] } },
+      { [NORM]: { dtype: "I32" as const, shape: [24] } },
+    ];
+    for (const tensors of wrong)
+      expectLayercastError(
+        () => held(tensors, undefined, rounded),
+        "dtype_mismatch",
+        /planned with BF16.* dtype: bfloat16 /,
+      );
   });
 
   it.each([

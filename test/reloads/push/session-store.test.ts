@@ -141,6 +141,25 @@ describe("accepting", () => {
     expect(await sessions.finish(R, 7)).toBe(true);
   });
 
+  it("has all rows of a tensor in one dtype, which need not be the planned one", async () => {
+    const inDType = (rows: Rows[], dtype?: "F16" | "F32") => {
+      const { pieces } = bucketOf(rows);
+      return {
+        pieces: pieces.map((piece) => ({ ...piece, ...(dtype && { dtype }) })),
+        contentKey: JSON.stringify([rows, dtype]),
+      };
+    };
+    const [first, second, third]: Rows[][] = [[[0, 0, 4]], [[0, 4, 8]], [[1, 0, 4]]];
+    expect(await accept(first ?? [], inDType(first ?? [], "F32"))).toEqual(accepted(0));
+    const other = { kind: "other_dtype", tensor: 0, sequence: 0 };
+    await refused(second ?? [], other, inDType(second ?? []));
+    await refused(second ?? [], other, inDType(second ?? [], "F16"));
+    expect(await accept(second ?? [], inDType(second ?? [], "F32"))).toEqual(accepted(1));
+    expect(await accept(third ?? [], inDType(third ?? []))).toEqual(accepted(2));
+    expect((await sessions.rows(R)).get(0)).toEqual([{ from: 0, to: 8 }]);
+    expect((await sessions.bucket(R, 0)).pieces).toMatchObject([{ dtype: "F32" }]);
+  });
+
   it("in any order, of any rows, accepts what overlaps nothing accepted, and has all of it", async () => {
     const piece = fc.tuple(fc.nat(2), fc.nat(20), fc.integer({ min: 1, max: 6 }));
     const bucket = fc.uniqueArray(piece, { selector: ([tensor]) => tensor, minLength: 1 });

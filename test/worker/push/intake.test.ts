@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Buffers, LayerProgram, NativeCore, ProgramFile } from "../../../native/native.js";
 import { COPY_FIELDS } from "../../../native/native.js";
-import { DTYPES } from "../../../orchestrator/contract/dtype.js";
+import { DTYPES, type SourceDType, type StoredDType } from "../../../orchestrator/contract/dtype.js";
 import type { Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
@@ -17,9 +17,8 @@ import { closeIntake } from "../../../worker/push/close-intake.js";
 import { type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
 import type { RankStaging } from "../../../worker/staging.js";
 import { type FilledArena, fillArena, interpret, rowsOf } from "../../planner/interpret-program.js";
-import type { Synthetic } from "../../planner/synthetic-checkpoint.js";
-import { synthesize } from "../../planner/synthetic-checkpoint.js";
-import { type MoeCase, moeCases, moeShapes, quantizedOnDisk } from "../../planner/synthetic-moe.js";
+import { finite, type Synthetic, synthesize } from "../../planner/synthetic-checkpoint.js";
+import { type MoeCase, moeCases, moeCheckpoint, moeShapes, quantizedOnDisk } from "../../planner/synthetic-moe.js";
 
 const OWNER = { reload: "r", epoch: 1, content: "r" };
 const PAGE_BYTES = 4096;
@@ -121,19 +120,24 @@ function groupRows({ matrices }: RankMatrices, rowsTogether: number | "all"): vo
   for (const matrix of matrices) if (matrix.rowsTogether !== "all") matrix.rowsTogether = rowsTogether;
 }
 
+type Part = Omit<BucketPiece, "offset"> & { bytes: Uint8Array };
+
 /** Tensors cut into rows and dealt out, by numbers that fast-check gives. */
 function dealt(plan: Plan, { table, files }: Synthetic, next: () => number): { bucket: Bucket; bytes: Uint8Array }[] {
   const parts = plan.layout.checkpointTensors.flatMap(({ name, shape }, tensor) => {
     const [rows = 1, ...rest] = shape;
     const stored = table.tensors.get(name);
-    const elementBytes = DTYPES[plan.source.dtype[tensor] ?? "BF16"].bytes;
+    const dtype = (stored?.dtype ?? "BF16") as StoredDType;
+    const elementBytes = DTYPES[dtype].bytes;
+    const came = dtype === plan.source.dtype[tensor] ? {} : { dtype: dtype as SourceDType };
     const rowBytes = rest.reduce((product, size) => product * size, elementBytes);
     const file = files.get(table.files[stored?.file ?? 0]?.path ?? "") ?? new Uint8Array();
-    const cuts: { tensor: number; firstRow: number; rows: number; bytes: Uint8Array }[] = [];
+    const cuts: Part[] = [];
     for (let from = 0; from < rows; ) {
       const to = Math.min(rows, from + 1 + (next() % rows));
       const at = (stored?.offset ?? 0) + from * rowBytes;
-      cuts.push({ tensor, firstRow: from, rows: to - from, bytes: file.subarray(at, at + (to - from) * rowBytes) });
+      const bytes = file.subarray(at, at + (to - from) * rowBytes);
+      cuts.push({ tensor, firstRow: from, rows: to - from, bytes, ...came });
       from = to;
     }
     return cuts;
@@ -152,7 +156,7 @@ function dealt(plan: Plan, { table, files }: Synthetic, next: () => number): { b
   return buckets;
 }
 
-function bucketOf(sequence: number, parts: (Omit<BucketPiece, "offset"> & { bytes: Uint8Array })[]) {
+function bucketOf(sequence: number, parts: Part[]) {
   let end = 8 + (sequence % 3);
   const pieces = parts.map(({ bytes, ...part }) => {
     const offset = end;
@@ -188,7 +192,7 @@ const together = fc.constantFrom<number | "all" | null>(null, 3, "all");
 
 describe("a push in any order and any parts", () => {
   it.each([
-    ["values", (model: MoeCase) => synthesize(model.fields, moeShapes(model), { fileCount: model.fileCount }), false],
+    ["values", moeCheckpoint, false],
     ["codes with scales by block", (model: MoeCase) => quantizedOnDisk(model, "block"), true],
     ["codes with scales by row", (model: MoeCase) => quantizedOnDisk(model, "channel"), true],
   ] as const)(
@@ -219,10 +223,38 @@ describe("a push in any order and any parts", () => {
     },
   );
 
+  it("of values in other dtypes than planned is that of a pull of them, each rounded", async () => {
+    await fc.assert(
+      fc.asyncProperty(cases, together, fc.nat(), async (model, rowsTogether, seed) => {
+        const next = numbersFrom(seed);
+        const shapes = moeShapes(model);
+        const dtypes = Object.fromEntries(
+          Object.keys(shapes).map((name) => [name, next() % 2 ? "F32" : "BF16"] as const),
+        );
+        const mixed = finite(synthesize(model.fields, shapes, { fileCount: model.fileCount, dtypes }));
+        const asked = { tensorParallelSize: model.ranks, expertParallel: model.expertParallel, ignore: [] } as const;
+        const planned = (checkpoint: Synthetic) =>
+          planReload({ ...checkpoint, ...asked, scheme: "none", dtype: "bfloat16" });
+        const plan = planned(moeCheckpoint(model));
+        const pull = planned(mixed);
+        expect(plan.layoutDigest).toBe(pull.layoutDigest);
+        const buckets = dealt(plan, mixed, next);
+        for (let rank = 0; rank < model.ranks; rank++) {
+          const held = rankInMemory(plan, rank, rowsTogether);
+          for (const { bucket, bytes } of buckets) await held.take(bucket, bytes);
+          await held.close();
+          const pulled = fillArena(pull, held.arena, rank, mixed.files);
+          expect(Buffer.compare(held.filled.bytes, pulled.bytes)).toBe(0);
+        }
+      }),
+      { numRuns: 40 },
+    );
+  });
+
   it("cannot be closed while a single row is missing, whichever it is", async () => {
     await fc.assert(
       fc.asyncProperty(cases, together, fc.nat(), async (model, rowsTogether, seed) => {
-        const checkpoint = synthesize(model.fields, moeShapes(model), { fileCount: model.fileCount });
+        const checkpoint = moeCheckpoint(model);
         const plan = planOf(checkpoint, { ...model, ranks: 1 }, false);
         const buckets = dealt(plan, checkpoint, numbersFrom(seed));
         const held = rankInMemory(plan, 0, rowsTogether);

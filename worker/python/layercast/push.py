@@ -10,6 +10,8 @@ The block's end finishes the push and waits for its commit; an exception in the 
 
 from __future__ import annotations
 
+import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -49,11 +51,20 @@ def push(
     the tensors of a bucket that is wanted again, which happens with retain "trainer" alone. `timeout_s` is the limit
     of each wait: for a turn, for room, for the commit.
     """
-    source: dict[str, Any] = {"kind": "push", "config": dict(config), **(options or {})}
+    source: dict[str, Any] = {"kind": "push", "config": _sendable(dict(config)), **(options or {})}
     if tensors is not None:
         source["tensors"] = [_declared(name, tensor) for name, tensor in tensors.items()]
     body = {"submission_id": str(uuid.uuid4()), **request, "source": source}
     return PushSession(Rest(url, token), body, again, timeout_s)
+
+
+def _sendable(value: Any) -> Any:
+    """The same, with NaN and infinities, for which JSON has no numbers, as the texts that stand for them in a config.json."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return {name: _sendable(inner) for name, inner in value.items()}
+    return [_sendable(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _declared(name: str, tensor: Tensor | tuple[str, list[int]]) -> dict[str, Any]:

@@ -44,6 +44,13 @@ class Push(unittest.TestCase):
         self.assertEqual(body, {"fleet": "f", "recipe": {"scheme": "none"}, "source": source})
         self.assertEqual(self.fake.authorization, "Bearer t")
 
+    def test_takes_a_config_with_numbers_that_are_not_finite(self) -> None:
+        config = {"hidden_size": 8, "a": float("nan"), "b": [float("inf"), {"c": float("-inf")}], "d": 0.5}
+        with layercast.push(self.fake.url, config, timeout_s=10):
+            pass
+        expected = {"hidden_size": 8, "a": "NaN", "b": ["Infinity", {"c": "-Infinity"}], "d": 0.5}
+        self.assertEqual(self.fake.submitted[0]["source"]["config"], expected)
+
     def test_sends_every_byte_and_is_finished_at_the_end_of_the_block(self) -> None:
         with self.push() as session:
             self.assertEqual([session.send({"a": A, "b": B}), session.send({"c": A})], [0, 1])
