@@ -27,18 +27,19 @@ function namesOf(name: string, experts: number | undefined): string[] {
 
 /** For the missing tensors that the index names; null where it names none of them. */
 function absentError(missing: Iterable<string>, { absent, directory }: CheckpointTable): LayercastError | null {
-  const names = [...missing].filter((name) => absent.has(name));
-  const lost = names.filter((name) => absent.get(name)?.isFileThere === false);
-  const [first] = lost.length > 0 ? lost : names;
-  if (first === undefined) return null;
-  const { file = "" } = absent.get(first) ?? {};
-  const those = lost.length > 0 ? lost : names;
+  const named = [...missing].filter((name) => absent.has(name));
+  const lost = named.filter((name) => absent.get(name)?.isFileThere === false);
+  const names = lost.length > 0 ? lost : named;
+  if (names.length === 0) return null;
+  const files = [...new Set(names.map((name) => absent.get(name)?.file ?? ""))];
+  const isMany = files.length > 1;
+  const fault =
+    lost.length > 0 ? `which ${isMany ? "are" : "is"} not there` : `which ${isMany ? "do" : "does"} not hold it`;
   return new LayercastError(
     lost.length > 0 ? "source_not_found" : "tensor_missing",
-    `The index in ${directory} puts ${listed(those, NAMED)} into ${file}${those.length > 1 ? " and others" : ""}, ` +
-      `${lost.length > 0 ? "which is not there" : "which does not hold it"}. Copy or write the checkpoint again; if the index is of an ` +
-      "earlier save, it is stale: remove it.",
-    { tensors: those.slice(0, NAMED_IN_DETAILS), count: names.length, file: `${directory}/${file}` },
+    `The index in ${directory} puts ${listed(names, 3)} into ${listed(files, 3)}, ${fault}, and the model needs it. ` +
+      "Copy or write the checkpoint again; if the index is of an earlier save, it is stale: remove it.",
+    { tensors: names.slice(0, NAMED_IN_DETAILS), count: named.length, file: `${directory}/${files[0]}` },
   );
 }
 
@@ -93,6 +94,7 @@ function legible(names: readonly string[]): string {
 }
 
 const COUNTED = 1000;
+/** In a sentence; the details have more. */
 const NAMED = 10;
 const NAMED_IN_DETAILS = 100;
 const PLAIN = /^[\w.-]{1,200}$/;
