@@ -44,10 +44,11 @@ export function openReport(
   function tell<Name extends keyof ReloadEvents>(name: Name, payload: ReloadEvents[Name]): void {
     progress.peak_memory_bytes = peakMemoryBytes();
     progress.pinned_bytes = Math.max(progress.pinned_bytes, pinnedBytes());
-    const report: RankReport = { progress, layersDone: done.join("") };
+    const told = withRoundTimes(progress);
+    const report: RankReport = { progress: told, layersDone: done.join("") };
     const field = `${RANK_FIELD}${who.replica}/${who.rank}`;
     events
-      .tell({ reload, field, value: report, name, payload })
+      .tell({ reload, field, value: report, name, payload: payload === progress ? told : payload })
       .catch((error: unknown) => log.warn({ reload, err: error }, "progress could not be reported"));
   }
 
@@ -102,6 +103,14 @@ export function openReport(
         error: { ...error, details: { ...error.details } },
       }),
   };
+}
+
+/** Sums of milliseconds have digits that mean nothing. */
+function withRoundTimes(progress: RankProgress): RankProgress {
+  const rounded = Object.entries(progress).map(([field, value]) =>
+    field.endsWith("_ms") && typeof value === "number" ? [field, Math.round(value * 100) / 100] : [field, value],
+  );
+  return Object.fromEntries(rounded) as RankProgress;
 }
 
 const NOTHING_DONE = {

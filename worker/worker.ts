@@ -22,7 +22,7 @@ import { openConsumer } from "../orchestrator/queue/open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis } from "../orchestrator/redis.js";
 import { openEventStore } from "../orchestrator/reloads/event-store.js";
-import { type FleetStore, openFleetStore } from "../orchestrator/reloads/fleet-store.js";
+import { enteredFields, type FleetStore, openFleetStore } from "../orchestrator/reloads/fleet-store.js";
 import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
 import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
@@ -135,7 +135,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const staging = openStagingOwner({ core, arena, work, rank, scope });
   const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
-    for (const { id, epoch, state, error } of entered) log.info({ reload: id, epoch, error }, state);
+    for (const record of entered) log.info(enteredFields(record), record.state);
   });
   const by = { rank: key, incarnation };
   const pushes: RankPushes = {

@@ -7,7 +7,7 @@ CUDA graph while the fleet holds checkpoint v1. Then Layercast reloads v2 and v3
 each reload its logits must be those of the checkpoint loaded afresh, and the loss on a text that the model has never
 seen must have fallen. All that is printed was measured; a check that fails makes the exit code 1.
 
-    npx layercast up --tp 1 --device cuda:0                      # in one terminal, in the repository's root
+    layercast up --tp 1 --device cuda:0                      # in one terminal, in the repository's root
     python3 docs/examples/cuda_graph_follows_reloads.py          # in another
     python3 docs/examples/cuda_graph_follows_reloads.py --start  # or both at once
 

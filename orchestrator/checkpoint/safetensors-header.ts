@@ -41,7 +41,7 @@ export function readHeaderLength(prefix: Uint8Array, fileSizeBytes: number, file
   if (Number(length) > fileSizeBytes - HEADER_PREFIX_BYTES)
     throw invalid(
       file,
-      `says that its header has ${length} bytes, but the whole file has ${fileSizeBytes}: truncated?`,
+      `says that its header has ${length} bytes, but the whole file has ${fileSizeBytes}, as one that was truncated`,
     );
   return Number(length);
 }
@@ -117,7 +117,7 @@ function readTensor(
   if (begin > end) throw wrong(`whose bytes begin at ${begin}, after their end at ${end}`);
   const dataBytes = fileSizeBytes - dataOffset;
   if (end > dataBytes)
-    throw wrong(`whose bytes end at ${end}, past the file's ${dataBytes} tensor bytes: is the file truncated?`);
+    throw wrong(`whose bytes end at ${end}, past the file's ${dataBytes} tensor bytes, as in one that was truncated`);
   const expectedBytes = tensorBytes(dtype, shape);
   if (expectedBytes === null)
     throw wrong(`of dtype ${dtype} whose shape ${shapeText(shape)} has no size in bytes below 2^53`);

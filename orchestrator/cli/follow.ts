@@ -5,7 +5,17 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { LayercastError } from "../contract/errors.js";
 import { type ReloadStateName, type ReloadView, TERMINAL_STATES } from "../contract/reload.js";
 import type { Client } from "./http-client.js";
-import { atEnd, changeLines, type Progress, progressLines, startProgress, withEvent, withReload } from "./progress.js";
+import {
+  atEnd,
+  changeLines,
+  type Progress,
+  progressLines,
+  startProgress,
+  stillLine,
+  withEvent,
+  withNote,
+  withReload,
+} from "./progress.js";
 import type { Terminal } from "./terminal.js";
 
 export interface Screen {
@@ -59,7 +69,10 @@ export async function followReload(
       } catch (error) {
         options.signal.throwIfAborted();
         if (!(error instanceof LayercastError && error.retryable)) throw error;
-        silentSince ??= performance.now();
+        if (silentSince === null) {
+          silentSince = performance.now();
+          update(withNote(progress, `${error.code}: ${error.message}; trying again`));
+        }
         if (performance.now() - silentSince > (options.patienceMs ?? 60_000)) throw lostSight(reload.reload_id, error);
       }
       await sleep(retryMs, null, { signal: options.signal });
@@ -81,12 +94,29 @@ function lostSight(id: string, error: LayercastError): LayercastError {
 }
 
 export function screenOf(terminal: Terminal): Screen {
-  return terminal.interactive ? liveScreen(terminal) : { show: lineByLine(terminal), close: () => undefined };
+  return terminal.interactive ? liveScreen(terminal) : lineScreen(terminal);
 }
 
-function lineByLine(terminal: Terminal): Screen["show"] {
-  return (before, after) => {
-    for (const line of changeLines(before, after)) terminal.out(line);
+/** A log that says nothing for longer looks like one of a process that hangs. */
+const REPEAT_MS = 30_000;
+
+/** A line a change, for logs and pipes. */
+function lineScreen(terminal: Terminal): Screen {
+  let latest: Progress | null = null;
+  const timer = setInterval(() => {
+    if (latest !== null) terminal.out(stillLine(latest));
+  }, REPEAT_MS);
+  return {
+    show(before, after) {
+      // How one stands that has ended is printed at the end, as after any other.
+      const isOver = latest === null && isTerminal(after.state);
+      const lines = isOver ? [] : changeLines(latest === null ? null : before, after);
+      latest = after;
+      if (lines.length === 0) return;
+      timer.refresh();
+      for (const line of lines) terminal.out(line);
+    },
+    close: () => clearInterval(timer),
   };
 }
 

@@ -2,6 +2,7 @@
 
 import type { HooksView } from "../contract/hooks.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../contract/reload.js";
+import { errorWords, inCliWords } from "./cli-words.js";
 
 export function formatMs(ms: number | null): string {
   if (ms === null) return "-";
@@ -22,6 +23,17 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
 
+/** "1 layer", "2 layers". */
+export function countOf(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/** A record's `pending_reason` as the end of a sentence: "waits for ranks 0/0 to swap". */
+export function waitsWords(reason: string): string {
+  if (reason.startsWith("reading ")) return reason;
+  return reason.startsWith("waiting ") ? reason.replace("waiting", "waits") : `waits: ${reason}`;
+}
+
 /** Columns as wide as their widest cell; a column whose header begins with ">" is set flush right. */
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string[] {
   const titles = header.map((title) => title.replace(/^>/, ""));
@@ -36,13 +48,9 @@ export function formatTable(header: readonly string[], rows: readonly (readonly 
   return [line(titles), ...rows.map(line)];
 }
 
-/** "rank 1", or "rank 0/1" where there is more than one replica. */
-export function rankName(rank: { replica: number; rank: number }, replicas: number): string {
-  return replicas > 1 ? `rank ${rank.replica}/${rank.rank}` : `rank ${rank.rank}`;
-}
-
-export function replicaCount(ranks: readonly { replica: number }[]): number {
-  return Math.max(0, ...ranks.map((rank) => rank.replica)) + 1;
+/** "rank 0/1": replica and rank, as in reasons, logs and directories. */
+export function rankName({ replica, rank }: { replica: number; rank: number }): string {
+  return `rank ${replica}/${rank}`;
 }
 
 /** How it ended, or where it is, in one line. */
@@ -53,32 +61,29 @@ export function reloadSentence(reload: ReloadView): string {
     const stopped = reload.engine_stopped_ms === null ? "" : `, engines stopped ${formatMs(reload.engine_stopped_ms)}`;
     return `committed: ${what} in ${formatMs(timing.total)}${stopped}`;
   }
-  if (reload.error !== null) return `${reload.state}: ${what}: ${reload.error.code}: ${reload.error.message}`;
+  if (reload.error !== null) return `${reload.state}: ${what}: ${errorWords(reload.error)}`;
   if (reload.superseded_by !== null) return `superseded: ${what} by ${reload.superseded_by}`;
-  const reason = reload.pending_reason === null ? "" : `, waits: ${reload.pending_reason}`;
+  const reason = reload.pending_reason === null ? "" : `, ${waitsWords(reload.pending_reason)}`;
   return `${reload.state}: ${what}${reason}`;
 }
 
 export function reloadLines(reload: ReloadView): string[] {
-  const replicas = replicaCount(reload.ranks);
+  // What ranks have told last is how far they were when the reload failed.
+  const isStopped = reload.finished_at !== null && reload.state !== "committed";
+  const rows = reload.ranks.map((rank) => rankRow(rank, isStopped));
   return [
     reloadSentence(reload),
-    ...reload.warnings.map((warning) => `warning: ${warning.code}: ${warning.message}`),
+    ...reload.warnings.map((warning) => `warning: ${warning.code}: ${inCliWords(warning.message)}`),
     ...formatTable(PHASE_HEADER, [phaseRow(reload)]),
-    ...(reload.ranks.length === 0
-      ? []
-      : formatTable(
-          RANK_HEADER,
-          reload.ranks.map((rank) => rankRow(rank, replicas)),
-        )),
-    ...pushLines(reload, replicas),
+    ...(rows.length === 0 ? [] : [...formatTable(RANK_HEADER, rows), THREADS_NOTE]),
+    ...pushLines(reload),
   ];
 }
 
 /** "12 buckets, 10 consumed, wanted again: 3, 4". */
 export function bucketsSentence({ buckets }: NonNullable<ReloadView["push"]>): string {
   const wanted = buckets.wanted.length === 0 ? "" : `, wanted again: ${buckets.wanted.join(", ")}`;
-  return `${buckets.accepted} buckets, ${buckets.consumed} consumed${wanted}`;
+  return `${countOf(buckets.accepted, "bucket")}, ${buckets.consumed} consumed${wanted}`;
 }
 
 const PUSH_HEADER = [
@@ -93,7 +98,7 @@ const PUSH_HEADER = [
   ">at most",
 ];
 
-function pushLines({ push, ranks }: ReloadView, replicas: number): string[] {
+function pushLines({ push, ranks }: ReloadView): string[] {
   if (push === null) return [];
   const rows = ranks.flatMap((rank) => {
     if (rank.push === null) return [];
@@ -101,7 +106,7 @@ function pushLines({ push, ranks }: ReloadView, replicas: number): string[] {
     const counts = [taken, paths.whole, paths.streamed, paths.buffered].map(String);
     const { host_bytes, peak_host_bytes, device_bytes, peak_device_bytes } = buffers;
     const held = [host_bytes, peak_host_bytes, device_bytes, peak_device_bytes].map(formatBytes);
-    return [[rankName(rank, replicas), ...counts, ...held]];
+    return [[rankName(rank), ...counts, ...held]];
   });
   const sent = push.finished ? "all sent" : "not all sent";
   return [`${sent}: ${bucketsSentence(push)}`, ...(rows.length === 0 ? [] : formatTable(PUSH_HEADER, rows))];
@@ -113,17 +118,19 @@ const RANK_HEADER = [
   ">layers",
   ">read",
   ">written",
-  ">read ms",
-  ">place",
-  ">quantize",
-  ">write",
+  ">reading",
+  ">placing",
+  ">quantizing",
+  ">writing",
   ">swap",
 ];
+const THREADS_NOTE = "reading to writing: summed over a rank's threads, so together more than the load took";
 
-function rankRow(rank: RankProgress, replicas: number): string[] {
-  const times = [rank.read_ms, rank.place_ms, rank.quantize_ms, rank.write_ms, rank.swap_ms].map((ms) => ms.toFixed(1));
+function rankRow(rank: RankProgress, isStopped: boolean): string[] {
+  const times = [rank.read_ms, rank.place_ms, rank.quantize_ms, rank.write_ms, rank.swap_ms].map(formatMs);
   const bytes = [formatBytes(rank.bytes_read), formatBytes(rank.bytes_written)];
-  return [rankName(rank, replicas), rank.state, String(rank.layers_done), ...bytes, ...times];
+  const state = isStopped ? `stopped (${rank.state})` : rank.state;
+  return [rankName(rank), state, String(rank.layers_done), ...bytes, ...times];
 }
 
 const PHASE_HEADER = ["weights", "recipe", ">queued", ">plan", ">load", ">finalize", ">commit", ">total", ">stopped"];
@@ -140,9 +147,16 @@ export function phaseTable(reloads: readonly ReloadView[]): string[] {
   return formatTable(PHASE_HEADER, reloads.map(phaseRow));
 }
 
+/** "2026-01-31 17:04:05" by this machine's clock and time zone. */
+export function localTime(timestamp: string): string {
+  // Swedish is ISO 8601 without the T.
+  return new Date(timestamp).toLocaleString("sv-SE");
+}
+
 export function reloadTable(reloads: readonly ReloadView[]): string[] {
   const rows = reloads.map((reload) => [
     reload.reload_id,
+    localTime(reload.created_at),
     reload.fleet,
     reload.kind,
     reload.weight_version,
@@ -151,14 +165,14 @@ export function reloadTable(reloads: readonly ReloadView[]): string[] {
     formatMs(reload.timing_ms.total),
     reload.error?.code ?? reload.pending_reason ?? "",
   ]);
-  return formatTable(["reload", "fleet", "kind", "weights", "state", ">layers", ">total", "why"], rows);
+  return formatTable(["reload", "submitted", "fleet", "kind", "weights", "state", ">layers", ">total", "reason"], rows);
 }
 
 export function fleetLines(fleet: FleetView): string[] {
   const routable = fleet.routable ? "routable" : `not routable: ${fleet.not_routable_reason ?? "no reason given"}`;
-  const back = fleet.can_roll_back ? `, can roll back to ${fleet.rollback_version ?? "-"}` : "";
+  const back = fleet.can_roll_back ? `, ${rollbackWords(fleet)}` : "";
   const rows = fleet.ranks.map((rank) => [
-    rankName(rank, fleet.replicas),
+    rankName(rank),
     rank.device,
     rank.host,
     String(rank.pid),
@@ -177,11 +191,16 @@ export function fleetLines(fleet: FleetView): string[] {
   ];
 }
 
+/** What a rollback costs: a swap, or a load like any other. */
+function rollbackWords({ rollback_version: version, rollback_from: from }: FleetView): string {
+  return `can roll back to ${version ?? "-"} ${from === "undo" ? "instantly" : "by loading it from its source"}`;
+}
+
 const expertsWord = ({ expert_parallel: ep }: { expert_parallel: boolean }) => (ep ? ", expert parallel" : "");
 
 const DRAINED_WORDS = {
-  out: "the others go on without it; start its workers again to bring it back",
-  joining: "its workers are coming back; it is in again once all hold what is committed",
+  out: "the others go on without it; `layercast undrain` takes it back",
+  joining: "it is in again once all its ranks hold what is committed",
 } as const;
 
 function rankState({ alive, ready, drained }: FleetView["ranks"][number]): string {
@@ -192,7 +211,7 @@ function rankState({ alive, ready, drained }: FleetView["ranks"][number]): strin
 
 function enginesLines({ engines }: FleetView): string[] {
   if (engines.state === "running") return [];
-  const why = engines.error === null ? "" : `: ${engines.error.code}: ${engines.error.message}`;
+  const why = engines.error === null ? "" : `: ${errorWords(engines.error)}`;
   return [`engines ${engines.state} for reload ${engines.reload_id ?? "-"}${why}`];
 }
 

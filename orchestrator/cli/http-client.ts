@@ -30,7 +30,8 @@ export interface Client {
   dryRun(body: SubmitDraft): Promise<PlanView>;
   plan(body: PlanDraft): Promise<PlanView>;
   reload(id: string): Promise<ReloadView>;
-  reloads(fleet: string | null, limit: number): Promise<ReloadView[]>;
+  /** Newest first, as many pages as `limit` asks for. */
+  reloads(filter: ReloadsFilter): Promise<ReloadView[]>;
   cancel(id: string): Promise<ReloadView>;
   /** What a push is to be sent, in the order in which modules are complete the soonest. */
   expectedTensors(id: string): Promise<ExpectedTensorsView>;
@@ -46,6 +47,7 @@ export interface Client {
   setHooks(fleet: string, body: unknown): Promise<HooksView>;
   clearHooks(fleet: string): Promise<void>;
   drain(fleet: string, replica: number): Promise<FleetView>;
+  undrain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
   /** An export's bytes from `from` on, until they end or the connection does. */
   readExport(fleet: string, id: string, from: number): AsyncGenerator<Uint8Array>;
@@ -56,6 +58,18 @@ export interface Client {
   ready(): Promise<boolean>;
 }
 
+export interface ReloadsFilter {
+  /** null: of any. */
+  fleet: string | null;
+  state: string | null;
+  limit: number;
+}
+
+interface ReloadsPage {
+  reloads: ReloadView[];
+  next_cursor: string | null;
+}
+
 /** Bytes that are sent as they are made; each try makes them anew. */
 export interface StreamedBody {
   sizeBytes: number;
@@ -63,6 +77,9 @@ export interface StreamedBody {
 }
 
 export const DEFAULT_URL = "http://127.0.0.1:8600";
+
+/** The API takes no larger limit. */
+const MOST_A_PAGE = 200;
 
 const ANSWER_WITHIN_MS = 60_000;
 /** The orchestrator's own limit for an export is shorter. */
@@ -132,9 +149,15 @@ export function createClient(url: string, token: string | null, answerWithinMs =
     dryRun: (body) => ask("POST", "/v1/reloads", { ...body, dry_run: true }),
     plan: (body) => ask("POST", "/v1/plans", body),
     reload: (id) => ask("GET", `/v1/reloads/${encodeURIComponent(id)}`),
-    reloads: async (fleet, limit) => {
-      const query = new URLSearchParams({ limit: String(limit), ...(fleet === null ? {} : { fleet }) });
-      return (await ask<{ reloads: ReloadView[] }>("GET", `/v1/reloads?${query}`)).reloads;
+    reloads: async ({ fleet, state, limit }) => {
+      const found: ReloadView[] = [];
+      for (let cursor: string | null = null; ; ) {
+        const page = { limit: Math.min(limit - found.length, MOST_A_PAGE), fleet, state, cursor };
+        const answer: ReloadsPage = await ask("GET", `/v1/reloads?${queryOf(page)}`);
+        found.push(...answer.reloads);
+        cursor = answer.next_cursor;
+        if (cursor === null || found.length >= limit) return found;
+      }
     },
     cancel: (id) => ask("POST", `/v1/reloads/${encodeURIComponent(id)}/cancel`),
     expectedTensors: (id) => ask("GET", `/v1/reloads/${encodeURIComponent(id)}/tensors`),
@@ -155,6 +178,7 @@ export function createClient(url: string, token: string | null, answerWithinMs =
       await request("DELETE", `/v1/fleets/${encodeURIComponent(fleet)}/hooks`, limit).finally(limit.end);
     },
     drain: (fleet, replica) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/replicas/${replica}/drain`),
+    undrain: (fleet, replica) => ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/replicas/${replica}/undrain`),
     exportRank: (fleet, replica, rank) =>
       ask("POST", `/v1/fleets/${encodeURIComponent(fleet)}/exports`, { replica, rank }, EXPORT_WITHIN_MS),
     readExport: async function* (fleet, id, from) {
@@ -236,6 +260,12 @@ function unreachable(url: string, error: unknown): LayercastError {
     { url },
     error,
   );
+}
+
+function queryOf(fields: Record<string, string | number | null>): URLSearchParams {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(fields)) if (value !== null) query.set(name, String(value));
+  return query;
 }
 
 async function problemOf(response: Response, asked: string, limit: Limit): Promise<LayercastError> {

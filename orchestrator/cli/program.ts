@@ -4,9 +4,10 @@ import { Command, CommanderError } from "commander";
 import { reportError } from "../contract/errors.js";
 import { VERSION } from "../version.js";
 import { addCancel } from "./cancel.js";
+import { errorWords } from "./cli-words.js";
 import { type CommandContext, EXIT, refuseMissingOptions } from "./command.js";
 import { addDemo } from "./demo.js";
-import { addDrain } from "./drain.js";
+import { addDrain, addUndrain } from "./drain.js";
 import { addExport } from "./export.js";
 import { addFleet } from "./fleet.js";
 import { addHooks } from "./hooks.js";
@@ -23,7 +24,7 @@ import { addWorker } from "./worker.js";
 
 const COMMANDS = [
   ...[addUp, addSubmit, addPush, addStatus, addWatch, addCancel, addPlan, addFleet, addRollback, addExport],
-  ...[addHooks, addDrain, addOrchestrator, addWorker, addDemo],
+  ...[addHooks, addDrain, addUndrain, addOrchestrator, addWorker, addDemo],
 ];
 
 export function buildProgram(context: CommandContext): Command {
@@ -52,9 +53,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     // commander has printed it; help that was asked for is no error.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     const report = reportError(error);
-    terminal.err(
-      args.includes("--json") ? JSON.stringify({ error: report }) : `layercast: ${report.code}: ${report.message}`,
-    );
+    terminal.err(args.includes("--json") ? JSON.stringify({ error: report }) : `layercast: ${errorWords(report)}`);
     return context.exitCode === EXIT.ok ? EXIT.failed : context.exitCode;
   }
 }

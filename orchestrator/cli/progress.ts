@@ -1,7 +1,8 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
 import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
-import { bucketsSentence, formatBytes, formatMs, rankName, replicaCount } from "./format.js";
+import { errorWords, inCliWords } from "./cli-words.js";
+import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords } from "./format.js";
 
 export interface Progress {
   /** The record as it was last read, which may be ahead of the events. */
@@ -16,12 +17,21 @@ export interface Progress {
 
 export function startProgress(reload: ReloadView): Progress {
   const ranks = new Map(reload.ranks.map((rank) => [keyOf(rank), rank]));
-  return { reload, state: reload.state, ranks, notes: reload.warnings.map((one) => `${one.code}: ${one.message}`) };
+  return {
+    reload,
+    state: reload.state,
+    ranks,
+    notes: reload.warnings.map((one) => `${one.code}: ${inCliWords(one.message)}`),
+  };
 }
 
 /** The record was read again; what the events tell stays theirs, or the story would run backwards while they are replayed. */
 export function withReload(progress: Progress, reload: ReloadView): Progress {
   return { ...progress, reload };
+}
+
+export function withNote(progress: Progress, note: string): Progress {
+  return { ...progress, notes: [...progress.notes, note] };
 }
 
 /** The record of a reload that has ended tells all. */
@@ -39,15 +49,15 @@ export function withEvent(progress: Progress, name: string, payload: unknown): P
     }
     case "retry": {
       const { error, layer, attempt, ...rank } = payload as ReloadEvents["retry"];
-      const where = `${nameIn(progress, rank)}, ${layer}`;
+      const where = `${rankName(rank)}, ${layer}`;
       return {
         ...progress,
-        notes: [...progress.notes, `try ${attempt} of ${where} failed: ${error.code}: ${error.message}`],
+        notes: [...progress.notes, `try ${attempt} of ${where} failed: ${errorWords(error)}`],
       };
     }
     case "warning": {
       const { code, message } = payload as ReloadEvents["warning"];
-      return { ...progress, notes: [...progress.notes, `${code}: ${message}`] };
+      return { ...progress, notes: [...progress.notes, `${code}: ${inCliWords(message)}`] };
     }
     case "bucket": {
       const { bucket, state } = payload as ReloadEvents["bucket"];
@@ -61,10 +71,6 @@ export function withEvent(progress: Progress, name: string, payload: unknown): P
 
 const keyOf = (rank: { replica: number; rank: number }) => `${rank.replica}/${rank.rank}`;
 
-function nameIn(progress: Progress, rank: { replica: number; rank: number }): string {
-  return rankName(rank, replicaCount([rank, ...progress.ranks.values()]));
-}
-
 const MAX_BAR_COLUMNS = 40;
 const SHOWN_NOTES = 3;
 
@@ -75,13 +81,14 @@ const OTHER_ROWS = 4 + SHOWN_NOTES;
 export function progressLines(progress: Progress, elapsedMs: number, columns: number, rows: number): string[] {
   const { reload } = progress;
   const ranks = [...progress.ranks.values()].sort((a, b) => a.replica - b.replica || a.rank - b.rank);
-  const replicas = replicaCount(ranks);
-  const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(elapsedMs)}`;
+  // Of one that had begun before it was watched, the record knows how long it took.
+  const ms = reload.timing_ms.total ?? elapsedMs;
+  const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(ms)}`;
   const reason = reasonOf(progress);
-  const waits = reason === null ? [] : [`  waits: ${reason}`];
+  const waits = reason === null ? [] : [`  ${waitsWords(reason)}`];
   const buckets = reload.push === null ? [] : [`  ${bucketsSentence(reload.push)}`];
   const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS - buckets.length));
-  const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank, replicas), columns));
+  const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank), columns));
   const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
   const more = shown.length < ranks.length ? [`  and ${ranks.length - shown.length} ranks more`] : [];
   return [title, ...waits, ...buckets, ...bars, ...more, ...notes].map((line) => cut(line, columns));
@@ -89,11 +96,12 @@ export function progressLines(progress: Progress, elapsedMs: number, columns: nu
 
 function rankLine(rank: RankProgress, layers: number, name: string, columns: number): string {
   const done = Math.min(rank.layers_done, layers);
-  const count = `${String(done).padStart(String(layers).length)}/${layers}`;
+  const ready = rank.state === "prepared" || rank.state === "swapped";
+  // A rollback that takes an intact undo back is prepared without loading a layer.
+  const isUndo = ready && done === 0 && layers > 0;
+  const count = isUndo ? "undo" : `${String(done).padStart(String(layers).length)}/${layers}`;
   const tail = `${count}  ${rank.state.padEnd(10)} ${formatBytes(rank.bytes_read)} read${buffersWords(rank)}`;
   const width = Math.max(5, Math.min(MAX_BAR_COLUMNS, columns - name.length - tail.length - 6));
-  // A rollback that takes an intact undo back is prepared without loading a layer.
-  const ready = rank.state === "prepared" || rank.state === "swapped";
   return `  ${name}  ${bar(ready ? 1 : done / Math.max(1, layers), width)}  ${tail}`;
 }
 
@@ -110,7 +118,7 @@ export function bar(fraction: number, width: number): string {
 }
 
 /** What the record waits for, while it speaks of the state that is shown. */
-function reasonOf({ reload, state }: Progress): string | null {
+function reasonOf({ reload, state }: Pick<Progress, "reload" | "state">): string | null {
   return reload.state === state ? reload.pending_reason : null;
 }
 
@@ -123,21 +131,31 @@ function layersOf(reload: ReloadView, ranks: number): number {
 const cut = (line: string, columns: number) =>
   line.length > columns ? `${line.slice(0, Math.max(0, columns - 1))}…` : line;
 
-/** What changed from one to the next, as lines for a log. */
-export function changeLines(before: Progress, after: Progress): string[] {
-  const lines: string[] = [];
+/** What changed from one to the next, as lines for a log; `before` is null where nothing has been said yet. */
+export function changeLines(before: Progress | null, after: Progress): string[] {
+  const { reload, state } = after;
+  const id = reload.reload_id;
   const reason = reasonOf(after);
-  if (after.state !== before.state) lines.push(`${after.reload.reload_id} ${after.state}`);
-  // Elsewhere the ranks' lines say how it goes on; in the queue nothing else does.
-  if (after.state === "queued" && reason !== null && reason !== reasonOf(before)) {
-    lines.push(`${after.reload.reload_id} waits: ${reason}`);
-  }
-  if (after.reload.push?.finished === true && before.reload.push?.finished === false) {
-    lines.push(`${after.reload.reload_id} all sent: ${bucketsSentence(after.reload.push)}`);
+  const lines: string[] = [];
+  if (state !== before?.state) lines.push(`${id} ${state}`);
+  // Elsewhere the ranks' lines say how it goes on; in the queue, and at first, nothing else does.
+  const isSaid = before !== null && (state !== "queued" || reason === reasonOf(before));
+  if (reason !== null && !isSaid) lines.push(`${id} ${waitsWords(reason)}`);
+  if (reload.push?.finished === true && before?.reload.push?.finished !== true) {
+    lines.push(`${id} all sent: ${bucketsSentence(reload.push)}`);
   }
   for (const [key, rank] of after.ranks) {
-    if (before.ranks.get(key)?.state === rank.state) continue;
-    lines.push(`${after.reload.reload_id} ${nameIn(after, rank)} ${rank.state}, ${rank.layers_done} layers done`);
+    if (before?.ranks.get(key)?.state === rank.state) continue;
+    lines.push(`${id} ${rankName(rank)} ${rank.state}, ${countOf(rank.layers_done, "layer")} done`);
   }
-  return [...lines, ...after.notes.slice(before.notes.length).map((note) => `${after.reload.reload_id} ${note}`)];
+  return [...lines, ...after.notes.slice(before?.notes.length ?? 0).map((note) => `${id} ${note}`)];
+}
+
+/** For a log in which nothing has stood for long: a reader must not take it for dead. */
+export function stillLine({ reload, state, ranks }: Progress): string {
+  const layers = layersOf(reload, ranks.size) * ranks.size;
+  const done = [...ranks.values()].reduce((sum, rank) => sum + rank.layers_done, 0);
+  const words = layers === 0 || state === "queued" ? "" : `, ${done} of ${layers} layers done`;
+  const reason = reasonOf({ reload, state });
+  return `${reload.reload_id} still ${state}${words}${reason === null ? "" : `, ${waitsWords(reason)}`}`;
 }

@@ -1,9 +1,10 @@
 // `layercast up`: a whole fleet on this machine until Ctrl-C. A second Ctrl-C ends it at once.
 
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { readRedisUrl } from "../config.js";
 import type { FleetView } from "../contract/reload.js";
+import { packageRoot } from "../package-root.js";
 import { redisPlace } from "../redis.js";
 import { openRedisNotices } from "../redis-notices.js";
 import { waitForRedis } from "../redis-start.js";
@@ -134,10 +135,17 @@ function readyLines(fleet: LocalFleet, view: FleetView): string[] {
     `  dashboard  ${url}/`,
     `  fleet      ${view.fleet}: ${size} on ${devices}`,
     `  files      ${fleet.runDir}`,
-    `  reload     npx layercast submit --url ${url} --source DIR --recipe fp8-channel`,
+    `  reload     ${OWN_COMMAND} submit --url ${url} --source DIR --recipe fp8-channel`,
     "  stop       Ctrl-C",
     "",
   ];
+}
+
+/** Works in any directory, and installs nothing. */
+const OWN_COMMAND = `node ${quoted(join(packageRoot(), "dist", "orchestrator", "cli", "main.js"))}`;
+
+function quoted(path: string): string {
+  return /^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }
 
 interface UpLog {

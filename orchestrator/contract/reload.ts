@@ -345,6 +345,9 @@ export const RankAnswer = Type.Object({
   undo_weight_version: nullable(Type.String()),
 });
 
+export const ROLLBACK_SOURCES = ["undo", "source"] as const;
+export type RollbackSource = (typeof ROLLBACK_SOURCES)[number];
+
 export const FleetAnswer = Type.Object(
   {
     fleet: Type.String(),
@@ -358,6 +361,11 @@ export const FleetAnswer = Type.Object(
     not_routable_reason: nullable(Type.String()),
     torn: Type.Boolean(),
     can_roll_back: Type.Boolean(),
+    rollback_from: nullable(
+      oneOf(ROLLBACK_SOURCES, {
+        description: "`undo`: every rank still has the bytes, a swap brings them back; `source`: they are loaded again",
+      }),
+    ),
     rollback_version: nullable(Type.String()),
     active_reload_id: nullable(Type.String()),
     queued_reload_ids: Type.Array(Type.String()),
@@ -365,7 +373,8 @@ export const FleetAnswer = Type.Object(
       Type.Object({
         replica: Type.Integer(),
         state: oneOf(["out", "joining"], {
-          description: "`joining`: a rank of it has come anew; it is back once all hold what is committed",
+          description:
+            "`joining`: it was asked back, or a rank of it has started again; it is in once all hold what is committed",
         }),
       }),
     ),

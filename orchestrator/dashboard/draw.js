@@ -71,7 +71,8 @@ function fleetCard(fleet) {
 function fleetFacts(fleet) {
   const replicas = `${fleet.replicas} replica${fleet.replicas === 1 ? "" : "s"} of ${fleet.tensor_parallel_size}`;
   const experts = fleet.expert_parallel ? " · expert parallel" : "";
-  const back = fleet.can_roll_back ? ` · can roll back to ${fleet.rollback_version}` : "";
+  const how = fleet.rollback_from === "undo" ? "instantly" : "from its source";
+  const back = fleet.can_roll_back ? ` · can roll back to ${fleet.rollback_version} ${how}` : "";
   const waiting = fleet.queued_reload_ids.length === 0 ? "" : ` · ${fleet.queued_reload_ids.length} waiting`;
   return replicas + experts + back + waiting;
 }

@@ -7,6 +7,7 @@ import type { ControlJob } from "../contract/jobs.js";
 import { faultPoint } from "../fault-point.js";
 import type { DriveDeps } from "./deps.js";
 import { confirmReload, decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";
+import { enteredFields } from "./fleet-store.js";
 import { decideIfReady, type NextStep, nextStep } from "./protocol/advance.js";
 import { hookDue } from "./protocol/engine-transitions.js";
 import { fail } from "./protocol/reload-transitions.js";
@@ -76,7 +77,7 @@ export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Sur
 
   // What this process wrote it need not read again.
   deps.store.onWritten((state, entered) => {
-    for (const { id, epoch, state: name, error } of entered) deps.log.info({ reload: id, epoch, error }, name);
+    for (const record of entered) deps.log.info({ fleet: record.fleet, ...enteredFields(record) }, record.state);
     seen.set(state.fleet, state.version);
     for (const { id, push } of entered.filter(isTerminal)) if (push) void deps.spool.remove(id).catch(() => {}); // or a sweep does
     if (nextStep(state) !== null || hookDue(state) !== null || opensPush(entered)) drive(state.fleet, state, false);

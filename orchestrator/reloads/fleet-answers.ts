@@ -5,13 +5,13 @@ import { randomBytes } from "node:crypto";
 import { LayercastError } from "../contract/errors.js";
 import { EXPORT_KEPT_MS, exportFile, exportId, rankOfExport } from "../contract/exports.js";
 import { rankKey } from "../contract/jobs.js";
-import type { FleetView } from "../contract/reload.js";
+import type { FleetView, RollbackSource } from "../contract/reload.js";
 import type { ReloadDeps } from "./deps.js";
 import type { FleetSnapshot } from "./fleet-store.js";
 import { requireHookHosts } from "./hook-hosts.js";
 import { hooksOf, viewHooks } from "./hooks-of.js";
 import { setHooks } from "./protocol/engine-transitions.js";
-import { drain } from "./protocol/replica-transitions.js";
+import { drain, undrain } from "./protocol/replica-transitions.js";
 import type { FleetState } from "./protocol/state.js";
 import type { Reloads } from "./reloads.js";
 import { knownSources } from "./sources/known-sources.js";
@@ -29,6 +29,7 @@ type FleetAnswers = Pick<
   | "hooks"
   | "clearHooks"
   | "drain"
+  | "undrain"
   | "exportRank"
   | "exportSize"
   | "readExport"
@@ -39,7 +40,7 @@ export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
   const { store } = deps;
   const isUsable = knownSources((content) => isSourceUsable(deps, content));
   const viewKnownFleet = async ({ state, context }: FleetSnapshot): Promise<FleetView> =>
-    viewFleet(state, context, await canRollBack(state, isUsable));
+    viewFleet(state, context, await rollbackSource(state, isUsable));
   return {
     async fleets() {
       const names = (await store.fleets()).sort();
@@ -73,6 +74,11 @@ export function fleetAnswers(deps: ReloadDeps): FleetAnswers {
       await store.transact(fleet, (draft) => drain(draft, replica));
       return viewKnownFleet(await requireFleet(deps, fleet));
     },
+    async undrain(fleet, replica) {
+      await requireFleet(deps, fleet);
+      await store.transact(fleet, (draft) => undrain(draft, replica));
+      return viewKnownFleet(await requireFleet(deps, fleet));
+    },
     exportRank: (fleet, replica, rank) => exportRank(deps, fleet, replica, rank),
     async exportSize(fleet, id) {
       await requireRankOf(deps, fleet, id);
@@ -92,14 +98,14 @@ export async function requireFleet(deps: ReloadDeps, name: string): Promise<Flee
   return known;
 }
 
-/** From undo on every rank, or else from the source as long as it is what it was. */
-function canRollBack(
+/** Undo on every rank, or else the source, as long as it is what it was; null: there is no way back. */
+async function rollbackSource(
   { previous, ranks }: FleetState,
   isUsable: (content: string) => Promise<boolean>,
-): Promise<boolean> {
-  if (previous === null) return Promise.resolve(false);
-  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return Promise.resolve(true);
-  return isUsable(previous.content);
+): Promise<RollbackSource | null> {
+  if (previous === null) return null;
+  if (Object.values(ranks).every((rank) => rank.undo?.content === previous.content)) return "undo";
+  return (await isUsable(previous.content)) ? "source" : null;
 }
 
 /** What was pushed has no source. */
@@ -119,7 +125,7 @@ async function requireRoutable(deps: ReloadDeps, name: string, minimum: string |
   const known = await deps.store.readOutline(name);
   if (known === null) throw unknownFleet(name);
   const { state, context } = known;
-  const view = viewFleet(state, context, false);
+  const view = viewFleet(state, context, null);
   const weightVersion = view.weight_version;
   if (!view.routable) {
     throw new LayercastError("not_routable", `fleet ${name} is not routable: ${view.not_routable_reason}`, {

@@ -12,6 +12,11 @@ export interface FleetSnapshot {
   context: Context;
 }
 
+/** What a log line about a reload that entered another state says beside that state. */
+export function enteredFields({ id, epoch, weightVersion, error }: ReloadRecord): Record<string, unknown> {
+  return { reload: id, weightVersion, epoch, ...(error === null ? {} : { error }) };
+}
+
 export interface FleetStore {
   /** Throws what the transition throws; then nothing is written. */
   transact<Result>(

@@ -68,6 +68,8 @@ export interface Reloads {
   clearHooks(fleet: string): Promise<void>;
   /** The other replicas no longer wait for it. */
   drain(fleet: string, replica: number): Promise<FleetView>;
+  /** They wait for it again, once it holds what is committed. */
+  undrain(fleet: string, replica: number): Promise<FleetView>;
   exportRank(fleet: string, replica: number, rank: number): Promise<ExportView>;
   /** In bytes. */
   exportSize(fleet: string, id: string): Promise<number>;

@@ -2,7 +2,13 @@
 
 import type { Layout } from "../contract/plan.js";
 import type { PushView } from "../contract/push.js";
-import { type FleetView, RAY_STATUS, type RankProgress, type ReloadView } from "../contract/reload.js";
+import {
+  type FleetView,
+  RAY_STATUS,
+  type RankProgress,
+  type ReloadView,
+  type RollbackSource,
+} from "../contract/reload.js";
 import { whyNotRoutable } from "./protocol/advance.js";
 import {
   nextInQueue,
@@ -144,8 +150,8 @@ export function pendingReason(record: ReloadRecord, state: FleetState, context: 
   }
 }
 
-/** `canRollBack` says whether the rollback version can be brought back: from undo on every rank, or from its source. */
-export function viewFleet(state: FleetState, context: Context, canRollBack: boolean): FleetView {
+/** `rollbackFrom`: where the rollback version would come from; null where it cannot be brought back. */
+export function viewFleet(state: FleetState, context: Context, rollbackFrom: RollbackSource | null): FleetView {
   const reason = whyNotRoutable(state, context);
   return {
     fleet: state.fleet,
@@ -158,7 +164,8 @@ export function viewFleet(state: FleetState, context: Context, canRollBack: bool
     routable: reason === null,
     not_routable_reason: reason,
     torn: state.torn,
-    can_roll_back: canRollBack,
+    can_roll_back: rollbackFrom !== null,
+    rollback_from: rollbackFrom,
     rollback_version: state.previous?.weightVersion ?? null,
     active_reload_id: state.active,
     queued_reload_ids: queuedReloads(state).map(({ id }) => id),

@@ -92,17 +92,31 @@ async function bodyOrEmpty(request: { body: unknown }): Promise<void> {
 }
 
 function addDrain(app: App, { reloads }: RouteDeps): void {
-  const schema = {
+  const drain = {
     operationId: "drainReplica",
     tags,
     summary: "Go on without a replica: the others no longer wait for it",
     description:
-      "Needs no body; a repeat changes nothing. The replica is back once a rank of it has come anew and all of its ranks " +
-      "hold what is committed. The last replica that is not drained is refused.",
+      "Needs no body; a repeat changes nothing. The replica is back when it is undrained, or a rank of it has started again, and all " +
+      "of its ranks hold what is committed. The last replica that is not drained is refused.",
     params: ReplicaParams,
     response: { 200: ref(FleetAnswer), ...problems("invalid_request", "not_found") },
   };
-  app.post("/v1/fleets/:fleet/replicas/:replica/drain", { schema }, async (request) =>
+  app.post("/v1/fleets/:fleet/replicas/:replica/drain", { schema: drain }, async (request) =>
     reloads.drain(request.params.fleet, request.params.replica),
+  );
+
+  const undrain = {
+    operationId: "undrainReplica",
+    tags,
+    summary: "Take a drained replica back",
+    description:
+      "Needs no body; a repeat, and a replica that is not drained, change nothing. The others wait for it again once all of its " +
+      "ranks hold what is committed; until then it is `joining`.",
+    params: ReplicaParams,
+    response: { 200: ref(FleetAnswer), ...problems("invalid_request", "not_found") },
+  };
+  app.post("/v1/fleets/:fleet/replicas/:replica/undrain", { schema: undrain }, async (request) =>
+    reloads.undrain(request.params.fleet, request.params.replica),
   );
 }

@@ -63,14 +63,14 @@ describe("words for values", () => {
       "on the device",
       "at most",
     ]);
-    expect(row.split(/ {2,}/)).toEqual(["rank 0", "3", "4", "5", "6", "0 B", "2.0 MB", "0 B", "0 B"]);
+    expect(row.split(/ {2,}/)).toEqual(["rank 0/0", "3", "4", "5", "6", "0 B", "2.0 MB", "0 B", "0 B"]);
     expect(rest).toEqual([]);
     expect(reloadLines(reloadView()).join()).not.toContain("buckets");
   });
 
   it("say of a fleet what it holds, whether it is routable, and what it can go back to", () => {
     expect(fleetLines(FLEET)[0]).toBe(
-      "fleet default: 1 x 2 ranks, weight version 120 (epoch 3), routable, can roll back to 119",
+      "fleet default: 1 x 2 ranks, weight version 120 (epoch 3), routable, can roll back to 119 instantly",
     );
     expect(fleetLines({ ...FLEET, expert_parallel: true })[0]).toContain(": 1 x 2 ranks, expert parallel, weight");
     const torn = { ...FLEET, routable: false, not_routable_reason: "rank 1 is lost", can_roll_back: false };
@@ -103,8 +103,8 @@ describe("words for values", () => {
       ],
       engines: { state: "resuming", reload_id: "r1", error },
     });
-    expect(lines[1]).toMatch(/^replica 0 is drained: .*start its workers again/);
-    expect(lines[2]).toMatch(/^replica 1 is drained: .*coming back/);
+    expect(lines[1]).toMatch(/^replica 0 is drained: .*layercast undrain/);
+    expect(lines[2]).toMatch(/^replica 1 is drained: it is in again once/);
     expect(lines[3]).toBe("engines resuming for reload r1: hook_failed: the resume hook answered 500");
   });
 

@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { createClient } from "../../orchestrator/cli/http-client.js";
 import type { HooksView } from "../../orchestrator/contract/hooks.js";
 import { runCaptured } from "./captured.js";
@@ -134,7 +134,8 @@ describe("submit", () => {
     answers.set(EVENTS, [stream(state("5-0", "loading")), stream(state("6-0", "committed"))]);
     const { code, out } = await layercast("submit --source x");
     expect(code).toBe(0);
-    expect(out.split("\n").slice(0, 2)).toEqual(["reload-1 loading", "reload-1 committed"]);
+    const states = out.split("\n").filter((line) => /^reload-1 [a-z]+$/.test(line));
+    expect(states).toEqual(["reload-1 planning", "reload-1 loading", "reload-1 committed"]);
     const streams = asked.filter((one) => one.path.endsWith("/events")).map((one) => one.headers["last-event-id"]);
     expect(streams).toEqual([undefined, "5-0"]);
   });
@@ -197,6 +198,97 @@ describe("the other commands", () => {
     const env = { LAYERCAST_TOKEN: "s3cret", LAYERCAST_URL: "http://127.0.0.1:1" };
     expect((await layercast(`fleet f --url ${url}/`, env)).code).toBe(0);
     expect(asked[0]?.headers.authorization).toBe("Bearer s3cret");
+  });
+});
+
+describe("what a log is told while a reload waits", () => {
+  const pending_reason = "fleet_incomplete: no rank of fleet default has registered";
+  const queued = reloadView({ state: "queued", ranks: [], layers: [], pending_reason });
+  afterEach(() => vi.useRealTimers());
+
+  it("is how it stands at once, and again each 30 s", async () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+    answers.set(GET, [json(queued)]);
+    let end = () => {};
+    answers.set(EVENTS, [
+      (response) => {
+        response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+        end = () => {
+          answers.set(GET, [json(FAILED)]);
+          response.end();
+        };
+      },
+    ]);
+    const out: string[] = [];
+    const watching = runCaptured(["watch", "reload-1"], {
+      env: { LAYERCAST_URL: url },
+      out: (line) => void out.push(line),
+    });
+    await vi.waitUntil(() => asked.some(({ path }) => path.endsWith("/events")));
+    expect(out).toEqual(["reload-1 queued", `reload-1 waits: ${pending_reason}`]);
+    vi.advanceTimersByTime(60_000);
+    expect(out.slice(2)).toEqual([1, 2].map(() => `reload-1 still queued, waits: ${pending_reason}`));
+    await vi.waitUntil(() => asked.length >= 3 + 60); // the record is read again each second
+    end();
+    expect((await watching).code).toBe(1);
+  });
+});
+
+describe("without an id", () => {
+  const FLEETS = "GET /v1/fleets";
+  const NEWEST = "GET /v1/reloads?limit=1";
+  const busy = (name: string, active: string | null) => ({ ...FLEET, fleet: name, active_reload_id: active });
+
+  it("watch takes the reload at work, else the newest", async () => {
+    answers.set(FLEETS, [json({ fleets: [busy("a", null), busy("b", "reload-1")] })]);
+    answers.set(GET, [json(reloadView()), json(COMMITTED)]);
+    expect((await layercast("watch")).out).toContain("committed: reload reload-1");
+    answers.set(FLEETS, [json({ fleets: [busy("a", null)] })]);
+    answers.set(NEWEST, [json({ reloads: [COMMITTED], next_cursor: null })]);
+    expect((await layercast("watch")).out).toContain("committed: reload reload-1");
+  });
+
+  it("cancel takes the reload at work, else the newest that waits, and never one that has ended", async () => {
+    answers.set(FLEETS, [json({ fleets: [busy("a", null)] })]);
+    answers.set("GET /v1/reloads?limit=1&state=queued", [
+      json({ reloads: [reloadView({ reload_id: "q" })], next_cursor: null }),
+    ]);
+    answers.set("POST /v1/reloads/q/cancel", [json(reloadView({ reload_id: "q", state: "cancelled" }))]);
+    expect((await layercast("cancel")).out).toContain("cancelled: reload q");
+    answers.set("GET /v1/reloads?limit=1&state=queued", [json({ reloads: [], next_cursor: null })]);
+    expect(await layercast("cancel")).toMatchObject({
+      code: 1,
+      err: expect.stringContaining("there is none to cancel"),
+    });
+  });
+
+  it("asks which, where several fleets are at work", async () => {
+    answers.set(FLEETS, [json({ fleets: [busy("a", "r1"), busy("b", "r2")] })]);
+    expect(await layercast("cancel")).toMatchObject({
+      code: 1,
+      err: expect.stringContaining("r1, r2 are going on in 2 fleets"),
+    });
+  });
+});
+
+describe("the list of reloads", () => {
+  it("has the time of each submit, and is asked for by state, fleet and number", async () => {
+    answers.set("GET /v1/reloads?limit=7&fleet=f&state=failed", [json({ reloads: [FAILED], next_cursor: null })]);
+    const { out } = await layercast("status --fleet f --state failed --limit 7");
+    expect(out).toMatch(/^reload +submitted .* reason$/m);
+    expect(out).toMatch(/^reload-1 +\d{4}-\d\d-\d\d \d\d:00:00 /m);
+  });
+
+  it("has all pages with --all", async () => {
+    const page = (id: string, next_cursor: string | null) =>
+      json({ reloads: [reloadView({ reload_id: id })], next_cursor });
+    answers.set("GET /v1/reloads?limit=200", [page("newest", "c1")]);
+    answers.set("GET /v1/reloads?limit=200&cursor=c1", [page("oldest", null)]);
+    const { out } = await layercast("status --all --json");
+    expect(JSON.parse(out).reloads.map((reload: { reload_id: string }) => reload.reload_id)).toEqual([
+      "newest",
+      "oldest",
+    ]);
   });
 });
 

@@ -103,6 +103,7 @@ export const FLEET: FleetView = {
   not_routable_reason: null,
   torn: false,
   can_roll_back: true,
+  rollback_from: "undo",
   rollback_version: "119",
   active_reload_id: null,
   queued_reload_ids: [],

@@ -68,15 +68,16 @@ function lostFunctions(page: string): string[] {
   });
 }
 
-/** The `npx layercast ...` and `npm run ...` lines of a page's code blocks. */
+/** The `layercast ...` and `npm run ...` lines of a page's code blocks. */
 function commandLines(page: string): string[][] {
   const blocks = [...read(page).matchAll(/^```.*?^```$/gms)].map(([block]) => block).join("\n");
   return blocks.split("\n").flatMap((line) => {
     const words = line.trim().split(/\s+/);
-    const start = words.findIndex((word) => word === "npx" || word === "npm");
-    const rest = words.slice(start + 1);
+    const start = words.findIndex((word) => word === "layercast" || word === "npm");
+    const isPrompt = words.slice(0, Math.max(0, start)).every((word) => /^[A-Z_]+=|^npx$|^--no-install$/.test(word));
+    const rest = words[start] === "npm" ? words.slice(start + 1) : words.slice(start);
     const wanted = rest[0] === "layercast" || rest[0] === "run";
-    return start === -1 || !wanted ? [] : [rest];
+    return start === -1 || !isPrompt || !wanted ? [] : [rest];
   });
 }
 
@@ -96,6 +97,10 @@ describe.each(PAGES)("%s", (page) => {
   it("names only files and folders of this repository that are there", () => {
     const named = spansOf(withoutBlocks(read(page))).filter((span) => OWN_PATH.test(span));
     expect(named.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+  });
+
+  it("never has npx fetch a program of somebody else's under our name", () => {
+    expect(read(page)).not.toMatch(/^[^#\n]*(?<!not type `)npx layercast/m);
   });
 
   it("prints only commands and options that the program knows", () => {

@@ -39,6 +39,7 @@ describe("bytes", () => {
         weight_version: "one",
         routable: true,
         can_roll_back: true,
+        rollback_from: "undo",
         rollback_version: "two",
       });
     } finally {
@@ -132,7 +133,7 @@ describe("submissions", () => {
   });
 
   it("a dry run answers the plan and starts nothing", async () => {
-    const before = await cluster.client.reloads(cluster.fleet, 1);
+    const before = await cluster.client.reloads({ fleet: cluster.fleet, state: null, limit: 1 });
     const plan = await cluster.client.dryRun({
       fleet: cluster.fleet,
       source: { kind: "safetensors", uri: checkpoint("tiny-qwen3") },
@@ -147,7 +148,7 @@ describe("submissions", () => {
       "model.norm",
       "lm_head",
     ]);
-    expect(await cluster.client.reloads(cluster.fleet, 1)).toEqual(before);
+    expect(await cluster.client.reloads({ fleet: cluster.fleet, state: null, limit: 1 })).toEqual(before);
   });
 
   it("another layout is refused unless it is allowed", async () => {

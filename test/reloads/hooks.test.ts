@@ -32,7 +32,7 @@ beforeEach(() => {
   fleet.apply((draft) => setHooks(draft, hooksAt("old")));
 });
 
-const view = () => viewFleet(fleet.state, fleet.context, false);
+const view = () => viewFleet(fleet.state, fleet.context, null);
 
 let claims = 0;
 function claim(): { stop: EngineStop; call: HookCall } {

@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { beginLoading, decide, handInToken } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import { drain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
+import { drain, undrain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
 import type { LiveArena } from "../../orchestrator/reloads/protocol/state.js";
 import { testFleet } from "./fleet.js";
 
@@ -58,6 +58,41 @@ describe("replicas", () => {
     expect(fleet.state).toMatchObject({ routable: true, drained: { 1: "joining" } });
     fleet.joinAs(1, 0, "1/0.2", live);
     expect(fleet.state).toMatchObject({ routable: true, drained: {} });
+  });
+
+  it("one that is asked back joins at once when it holds what is committed, and else when it does", () => {
+    const fleet = testFleet(1, 2);
+    fleet.join(0, "0.1", live);
+    fleet.joinAs(1, 0, "1/0.1", live);
+    fleet.apply((draft) => drain(draft, 1));
+    fleet.apply((draft) => undrain(draft, 1));
+    expect(fleet.state).toMatchObject({ routable: true, drained: {} });
+
+    fleet.apply((draft) => drain(draft, 1));
+    fleet.joinAs(1, 0, "1/0.1", empty);
+    fleet.apply((draft) => undrain(draft, 1));
+    expect(fleet.state).toMatchObject({ routable: true, drained: { 1: "joining" } });
+    fleet.apply((draft) => undrain(draft, 1)); // a repeat
+    fleet.joinAs(1, 0, "1/0.1", live);
+    expect(fleet.state).toMatchObject({ routable: true, drained: {} });
+  });
+
+  it("asking back one that is not drained changes nothing, and one that is not there is refused", () => {
+    const fleet = testFleet(1, 2);
+    const before = structuredClone(fleet.state);
+    fleet.apply((draft) => undrain(draft, 1));
+    expect(fleet.state.drained).toEqual(before.drained);
+    expect(() => fleet.apply((draft) => undrain(draft, 2))).toThrow(expect.objectContaining({ code: "not_found" }));
+  });
+
+  it("one whose rank is lost is not taken back, so the others stay in service", () => {
+    const fleet = testFleet(1, 2);
+    fleet.join(0, "0.1", live);
+    fleet.joinAs(1, 0, "1/0.1", live);
+    fleet.apply((draft) => drain(draft, 1));
+    fleet.expired.add("1/0.1");
+    fleet.apply((draft) => undrain(draft, 1));
+    expect(fleet.state).toMatchObject({ routable: true, drained: { 1: "joining" } });
   });
 
   it("nobody joins a commit, nor a reload that writes in place", () => {

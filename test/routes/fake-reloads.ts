@@ -157,6 +157,7 @@ export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   not_routable_reason: null,
   torn: false,
   can_roll_back: true,
+  rollback_from: "undo",
   rollback_version: "118",
   active_reload_id: null,
   queued_reload_ids: [],
@@ -199,6 +200,7 @@ export function fakeReloads(own: Partial<Reloads> = {}): Reloads {
     hooks: async () => hooksView,
     clearHooks: async () => {},
     drain: async () => fleetView(),
+    undrain: async () => fleetView(),
     exportRank: async () => ({
       export_id: EXPORT_ID,
       kept_s: 3_600,

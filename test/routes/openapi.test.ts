@@ -49,6 +49,7 @@ const ROUTES = [
   "DELETE /v1/fleets/{fleet}/exports/{export}",
   "DELETE /v1/fleets/{fleet}/hooks",
   "POST /v1/fleets/{fleet}/replicas/{replica}/drain",
+  "POST /v1/fleets/{fleet}/replicas/{replica}/undrain",
   "POST /v1/fleets/{fleet}/exports",
   "GET /livez",
   "GET /readyz",

@@ -5,7 +5,7 @@ import { KEYS } from "../../orchestrator/contract/jobs.js";
 import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import { setHooks } from "../../orchestrator/reloads/protocol/engine-transitions.js";
 import { cancel, type NewReload, submit } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import { drain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
+import { drain, undrain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
 import type { StoredReload } from "../../orchestrator/reloads/record-store.js";
 import type { LayoutName } from "./checkpoints.js";
 import { readRecord } from "./memory-redis.js";
@@ -87,6 +87,11 @@ export async function cancelReload(sim: Sim, store: FleetStore, id: string): Pro
 export async function drainReplica(sim: Sim, store: FleetStore, replica: number): Promise<void> {
   sim.world.tell(`drain replica ${replica}`);
   await store.transact(FLEET, (draft) => drain(draft, replica));
+}
+
+export async function undrainReplica(sim: Sim, store: FleetStore, replica: number): Promise<void> {
+  sim.world.tell(`undrain replica ${replica}`);
+  await store.transact(FLEET, (draft) => undrain(draft, replica));
 }
 
 export async function useHooks(sim: Sim, store: FleetStore): Promise<void> {

@@ -91,8 +91,11 @@ async function act(sim: Sim, user: User, crew: Crew, sleep: Sleep): Promise<void
     await user.cancel(id);
   } else if (kind === 4) await user.rollBack();
   else if (kind === 5) await user.cancelSome();
-  else if (kind === 6 && options.replicas > 1) await user.drain(random.between(0, 1));
-  else strike(sim, crew);
+  else if (kind === 6 && options.replicas > 1) {
+    const replica = random.between(0, 1);
+    if (random.chance(0.3)) await user.undrain(replica);
+    else await user.drain(replica);
+  } else strike(sim, crew);
 }
 
 async function untilQuiet(sim: Sim, sleep: Sleep): Promise<void> {

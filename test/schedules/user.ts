@@ -1,7 +1,7 @@
 // Someone who uses the fleet. A refusal is an answer like any other, and a lost answer is not asked for again.
 
 import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import { cancelReload, drainReplica, type Request, rollBack, submitTo, useHooks } from "./requests.js";
+import { cancelReload, drainReplica, type Request, rollBack, submitTo, undrainReplica, useHooks } from "./requests.js";
 import { forgetsLast, type Sim } from "./sim.js";
 
 export interface User {
@@ -12,6 +12,7 @@ export interface User {
   cancel(id: string): Promise<void>;
   cancelSome(): Promise<void>;
   drain(replica: number): Promise<void>;
+  undrain(replica: number): Promise<void>;
 }
 
 export function openUser(sim: Sim, store: FleetStore): User {
@@ -36,6 +37,7 @@ export function openUser(sim: Sim, store: FleetStore): User {
     cancel: (id) => attempt(cancelReload(sim, store, id)),
     cancelSome: () => attempt(cancelReload(sim, store, `r${random.between(1, submitted)}`)),
     drain: (replica) => attempt(drainReplica(sim, store, replica)),
+    undrain: (replica) => attempt(undrainReplica(sim, store, replica)),
   };
 }
 

@@ -60,13 +60,18 @@ export function readDimensions(whole: ModelConfig, family: Family): Dimensions {
   const config = family.textConfig?.(whole) ?? whole;
   return {
     config,
-    modelType: config.modelType ?? family.modelTypes[0] ?? "unknown",
+    modelType: ownModelType(config, family),
     hiddenSize: readSize(config, "hidden_size"),
     headCount: readSize(config, "num_attention_heads"),
     layerCount: readSize(config, "num_hidden_layers"),
     vocabularySize: readSize(config, "vocab_size"),
     tied: readFlag(config, "tie_word_embeddings", family.tiedByDefault),
   };
+}
+
+/** Not a word of the config that the family does not know: what is planned follows from the family. */
+function ownModelType({ modelType }: ModelConfig, { modelTypes }: Family): string {
+  return modelTypes.find((known) => known === modelType) ?? modelTypes[0] ?? "unknown";
 }
 
 /** In the order of loading. Made one by one, for the number of layers is what a stranger's config says. */

@@ -3,16 +3,9 @@
 import { LayercastError } from "../../contract/errors.js";
 import { activeReload, type Context, type FleetState, isLive, isThere, ranksOfReplica, replicasOf } from "./state.js";
 
-/** The others go on without it. It joins again by itself once a rank of it has come anew and all hold what is committed. */
+/** The others go on without it, until it is asked back or a rank of it has started again. */
 export function drain(state: FleetState, replica: number): void {
-  const replicas = replicasOf(state);
-  if (!replicas.includes(replica)) {
-    throw new LayercastError(
-      "not_found",
-      `fleet ${state.fleet} has ${replicas.length} replicas, counted from 0, and none is ${replica}`,
-      { replica, replicas: replicas.length },
-    );
-  }
+  const replicas = requireReplica(state, replica);
   const others = replicas.filter((other) => other !== replica && state.drained[other] === undefined);
   if (others.length === 0) {
     throw new LayercastError(
@@ -22,6 +15,23 @@ export function drain(state: FleetState, replica: number): void {
     );
   }
   state.drained[replica] = "out";
+}
+
+/** It is in again once all its ranks hold what is committed, which they keep up with while they are out. */
+export function undrain(state: FleetState, replica: number): void {
+  requireReplica(state, replica);
+  if (state.drained[replica] === "out") state.drained[replica] = "joining";
+}
+
+/** All replicas of the fleet. */
+function requireReplica(state: FleetState, replica: number): number[] {
+  const replicas = replicasOf(state);
+  if (replicas.includes(replica)) return replicas;
+  throw new LayercastError(
+    "not_found",
+    `fleet ${state.fleet} has ${replicas.length} replicas, counted from 0, and none is ${replica}`,
+    { replica, replicas: replicas.length },
+  );
 }
 
 /** Back in, and with a reload that is not decided it prepares like any other (P8). */

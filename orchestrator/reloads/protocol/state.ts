@@ -171,7 +171,7 @@ export interface FleetState {
   /** Known once the first rank has registered. */
   topology: Topology | null;
   ranks: Record<RankKey, RankState>;
-  /** Replicas that the others do not wait for; `joining` once a rank of it has come anew. */
+  /** Replicas that the others do not wait for; `joining` once it was asked back, or a rank of it has started again. */
   drained: Record<number, "out" | "joining">;
   /** The life of Redis that wrote this last (P13). */
   redisRunId: string | null;

@@ -75,7 +75,7 @@ describeFaults("a rollback", { tp: 2 }, (fleet) => {
     await fleet.commits(await fleet.submit("v1"), "v1");
     rmSync(copy.directory, { recursive: true });
     await killAndAwait(fleet, 1);
-    expect(await cluster.client.fleet(cluster.fleet)).toMatchObject({ can_roll_back: false });
+    expect(await cluster.client.fleet(cluster.fleet)).toMatchObject({ can_roll_back: false, rollback_from: null });
     const rollback = await rollBack(fleet, "gone");
     const ended = await cluster.ended(rollback.reload_id);
     expect(ended).toMatchObject({ state: "failed", live_changed: false, error: { code: "nothing_to_roll_back" } });
