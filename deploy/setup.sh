@@ -127,5 +127,6 @@ flock 9
 install_tools
 install_packages
 build_native
+quietly node native/prebuilt.mjs
 build_typescript
 say "ready"

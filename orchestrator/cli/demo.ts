@@ -32,12 +32,10 @@ export function addDemo(program: Command, context: CommandContext): void {
     .command("demo")
     .description("start a fleet, reload the shipped checkpoint three times, roll back, check every byte, stop")
     .option("--device <device>", "what the workers run on: cpu, or cuda:N for a GPU that they share", "cpu")
-    .action(({ device }: { device: string }) =>
-      refusingWrongUse(context, () => {
-        requireNativeCore();
-        return runDemo(context, device);
-      }),
-    );
+    .action(async ({ device }: { device: string }) => {
+      await refusingWrongUse(context, requireNativeCore);
+      await runDemo(context, device);
+    });
 }
 
 async function runDemo(context: CommandContext, device: string): Promise<void> {

@@ -40,15 +40,16 @@ export function addUp(program: Command, context: CommandContext): void {
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
     .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)
     .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
-    .action((options: UpOptions) =>
-      refusingWrongUse(context, () => {
+    .action(async (options: UpOptions) => {
+      const token = await refusingWrongUse(context, () => {
         requireNativeCore();
-        return runUp(options, context);
-      }),
-    );
+        return tokenOf(context.terminal.env);
+      });
+      await runUp(options, token, context);
+    });
 }
 
-async function runUp(options: UpOptions, context: CommandContext): Promise<void> {
+async function runUp(options: UpOptions, token: string | null, context: CommandContext): Promise<void> {
   const { terminal } = context;
   const log = logTo(terminal, options);
   const stopping = new AbortController();
@@ -67,14 +68,17 @@ async function runUp(options: UpOptions, context: CommandContext): Promise<void>
       stopping.abort();
     },
   };
-  const redisUrl = ownRedisUrl(terminal.env);
-  if (redisUrl !== null) await redisAnswers(redisUrl, log, stopping.signal);
+  const redisUrl = await refusingWrongUse(context, async () => {
+    const own = ownRedisUrl(terminal.env);
+    if (own !== null) await redisAnswers(own, log, stopping.signal);
+    return own;
+  });
   if (stopping.signal.aborted) return;
   fleet = await startLocalFleet({
     ...options,
     sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
     redisUrl,
-    token: tokenOf(terminal.env),
+    token,
     env: { ...terminal.env },
     watcher,
   });

@@ -5,10 +5,13 @@ import { isCoreUnusable, loadNative } from "../../native/native.js";
 import { LayercastError } from "../contract/errors.js";
 import { type CommandContext, EXIT } from "./command.js";
 
-/** Runs what starts servers; an error that lies in how it was started makes the exit code 2. */
-export async function refusingWrongUse(context: CommandContext, run: () => Promise<void>): Promise<void> {
+/** An error of `run` that lies in how the process was started makes the exit code 2. */
+export async function refusingWrongUse<Result>(
+  context: CommandContext,
+  run: () => Promise<Result> | Result,
+): Promise<Result> {
   try {
-    await run();
+    return await run();
   } catch (error) {
     const known = isCoreUnusable(error) ? new LayercastError("core_unusable", error.message, {}, error) : error;
     const isWrongUse =

@@ -30,12 +30,15 @@ export interface Dockerfile {
   command: string[];
   /** Words of each RUN, of all stages. */
   runs: string[];
+  /** Of the last stage. */
+  healthcheck: string[];
   /** Paths under the build's folder that the last stage takes. */
   copied: string[];
 }
 
 export function readDockerfile(path: string): Dockerfile {
-  const lines = readFileSync(join(packageRoot(), path), "utf8").split("\n");
+  const text = readFileSync(join(packageRoot(), path), "utf8");
+  const lines = text.split("\n");
   const after = (word: string) =>
     lines.filter((line) => line.startsWith(`${word} `)).map((line) => line.slice(word.length + 1));
   const words = (word: string) => JSON.parse(after(word).at(-1) ?? "[]") as string[];
@@ -46,6 +49,7 @@ export function readDockerfile(path: string): Dockerfile {
     entrypoint: words("ENTRYPOINT"),
     command: words("CMD"),
     runs: after("RUN"),
+    healthcheck: JSON.parse(/^HEALTHCHECK [^\n]*\\\n *CMD (.*)$/m.exec(text)?.[1] ?? "[]") as string[],
     copied: copied.map((source) => source.replace(/^\/app\//, "")),
   };
 }

@@ -90,12 +90,19 @@ describe("docker-compose.yml", () => {
   });
 });
 
+describe("the worker's image", () => {
+  it("is built by the script that `npm test` ran before this test", () => {
+    expect(readDockerfile("deploy/worker.Dockerfile").runs[0]).toBe("bash deploy/setup.sh");
+  });
+});
+
 describe.each(DOCKERFILES)("%s", (path) => {
   const dockerfile = readDockerfile(path);
 
-  it("sets up with the script that `npm test` ran before this test", () => {
-    expect(dockerfile.runs[0]).toBe("bash deploy/setup.sh");
-    expect(existsSync(join(packageRoot(), "deploy/setup.sh"))).toBe(true);
+  it("takes along no compiler and no test, and says whether it is healthy", () => {
+    expect(dockerfile.runs).toContain("npm prune --ignore-scripts --omit=dev --omit=optional");
+    for (const file of dockerfile.copied) expect(file).not.toMatch(/^(?:dist|native\/(?:build|src)|test)(?:$|\/test)/);
+    expect(dockerfile.healthcheck.length).toBeGreaterThan(0);
   });
 
   it("starts the built command line with options that it knows", () => {

@@ -34,7 +34,7 @@ beforeAll(async () => {
       .replace(/^0\.0\.0\.0$/, "127.0.0.1")
       .replace(/^\/checkpoints/, join(scratch, "checkpoints"))
       .replace(/^\/spool/, join(scratch, "spool"))
-      .replace(/^\/var\/lib\/layercast/, join(scratch, "arenas"));
+      .replace("/var/lib/layercast", join(scratch, "arenas"));
   start(services.redis.command, ["--port", String(redisPort), "--bind", "127.0.0.1"], {}, join(scratch, "data"));
   for (const name of ["orchestrator", "worker-0", "worker-1"] as const) startService(services[name]);
 });
@@ -80,14 +80,16 @@ async function eventually<Value>(ask: () => Promise<Value | null>): Promise<Valu
 }
 
 /** The health check's exit code, as the container's engine would see it. */
-function health(): Promise<number | null> {
-  const [command = "", ...args] = services.orchestrator.healthcheck?.test.slice(1) ?? [];
-  const child = spawn(command, args.map(place), { stdio: "ignore" });
+function health(name: "orchestrator" | "worker-0" | "worker-1"): Promise<number | null> {
+  const [kind, ...words] = services[name].healthcheck?.test ?? [];
+  const shell = kind === "CMD-SHELL" ? ["sh", "-c"] : [];
+  const [command = "", ...args] = [...shell, ...words.map((word) => place(word.replaceAll("$$", "$")))];
+  const child = spawn(command, args, { stdio: "ignore" });
   return new Promise((resolve) => child.once("exit", resolve));
 }
 
 it("brings a fleet up that is healthy and commits a checkpoint from the volume", async () => {
-  expect(await eventually(async () => ((await health()) === 0 ? 0 : null))).toBe(0);
+  expect(await eventually(async () => ((await health("orchestrator")) === 0 ? 0 : null))).toBe(0);
   const url = `http://127.0.0.1:${apiPort}`;
   await expect(createClient(url, null).fleets()).rejects.toMatchObject({ code: "unauthorized" });
   const fleet = await eventually(async () => {
@@ -95,6 +97,7 @@ it("brings a fleet up that is healthy and commits a checkpoint from the volume",
     return found.ranks.length === 2 && found.ranks.every((rank) => rank.alive) ? found : null;
   });
   expect(fleet).toMatchObject({ replicas: 1, tensor_parallel_size: 2 });
+  expect([await health("worker-0"), await health("worker-1")]).toEqual([0, 0]);
   const source = place("/checkpoints/tiny-qwen3/v1");
   const cli = [
     join(packageRoot(), "dist/orchestrator/cli/main.js"),

@@ -17,7 +17,6 @@ const cli = join(installed, "dist", "orchestrator", "cli", "main.js");
 let files: string[];
 
 beforeAll(() => {
-  execFileSync("node", [join(root, "native", "prebuilt.mjs")]);
   const pack = ["pack", "--ignore-scripts", "--json", "--pack-destination", scratch];
   const [packed] = JSON.parse(execFileSync("npm", pack, { cwd: root, encoding: "utf8" })) as {
     filename: string;
