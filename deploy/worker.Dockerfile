@@ -28,7 +28,7 @@ COPY --from=build /app/native/prebuilt ./native/prebuilt
 RUN install -d -o node -g node /var/lib/layercast
 USER node
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# A rank's lock file is touched whenever its lease was renewed. Where ranks share the volume, check the one's own file.
+# A worker touches its rank's lock file each second. Where ranks share the volume, check the one's own file.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s \
   CMD ["sh", "-c", "test -n \"$(find /var/lib/layercast -name lock -newermt '-15 seconds')\""]
 ENTRYPOINT ["node", "dist/orchestrator/cli/main.js"]

@@ -6,7 +6,7 @@
 //   stopped
 
 import { randomBytes } from "node:crypto";
-import { mkdirSync, utimesSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { type Job, Worker } from "bullmq";
@@ -112,22 +112,6 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   };
 }
 
-/** For those outside who cannot ask Redis, such as a container's health check: the file is as old as the last renewal of the lease. */
-function touchingWhenAlive(store: FleetStore, file: string): FleetStore {
-  return {
-    ...store,
-    async renewLease(...lease) {
-      await store.renewLease(...lease);
-      const now = new Date();
-      try {
-        utimesSync(file, now, now);
-      } catch {
-        // Whoever looks sees an old file, or none.
-      }
-    },
-  };
-}
-
 async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const { fleet, replica, rank, onFatal } = options;
   const core = leavingWithDevice(loadNative(), onFatal);
@@ -149,7 +133,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const arena = await openRankArena({ core, rank, directory, ...place, poison, findLayout, files: HOST_FILES });
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
-  const store = touchingWhenAlive(openFleetStore(redis), join(directory, "lock"));
+  const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
     for (const record of entered) log.info(enteredFields(record), record.state);
   });

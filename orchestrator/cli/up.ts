@@ -42,8 +42,9 @@ export function addUp(program: Command, context: CommandContext): void {
     .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
     .action(async (options: UpOptions) => {
       const token = await refusingWrongUse(context, () => {
+        const given = tokenOf(context.terminal.env);
         requireNativeCore();
-        return tokenOf(context.terminal.env);
+        return given;
       });
       await runUp(options, token, context);
     });
