@@ -20,8 +20,9 @@ export function processTerminal(): Terminal {
     err: (line) => process.stderr.write(`${line}\n`),
     draw: (text) => process.stdout.write(text),
     interactive: process.stdout.isTTY === true && process.env.TERM !== "dumb",
-    columns: () => process.stdout.columns ?? 80,
-    rows: () => process.stdout.rows ?? 24,
+    // 0: a terminal that does not know its size.
+    columns: () => process.stdout.columns || 80,
+    rows: () => process.stdout.rows || 24,
     env: process.env,
   };
 }
