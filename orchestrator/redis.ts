@@ -94,3 +94,9 @@ function keepAsking(redis: Redis): void {
   });
   redis.on("close", () => clearInterval(timer));
 }
+
+/** Redis's clock, ms. */
+export async function redisNow(redis: Redis): Promise<number> {
+  const [seconds, micros] = await redis.time();
+  return Number(seconds) * 1_000 + Number(micros) / 1_000;
+}

@@ -11,6 +11,12 @@ import { someAtOnce } from "./some-at-once.js";
 /** So many layers of a job are with the core at once, so that it does not idle between them. */
 const LAYERS_AT_ONCE = 2;
 
+/** The same, with the source files as this host has them. What a push's buckets are is looked at one by one. */
+export async function onThisHost(loading: Loading): Promise<Loading> {
+  const { sources, owner, plan } = loading;
+  return plan.push === null ? { ...loading, plan: await sources.onThisHost(owner, plan) } : loading;
+}
+
 /** Stages those of the layers that are not there yet. Settles when no work for any of them is in flight. */
 export async function loadLayers(loading: Loading, layers: number[]): Promise<void> {
   await someAtOnce(layers, LAYERS_AT_ONCE, (layer) => loadLayer(loading, layer));
@@ -34,7 +40,7 @@ export async function prepareReload(
   const { owner, plan, staging, report } = loading;
   const ready = staging.prepared(owner);
   if (ready !== null) return { ...ready, finalizeMs: report.progress.finalize_ms };
-  const finalizeMs = await (plan.push === null ? loadAndFinalize(loading) : preparePush(loading));
+  const finalizeMs = await (plan.push === null ? loadAndFinalize(await onThisHost(loading)) : preparePush(loading));
   const prepared = staging.prepared(owner);
   if (prepared === null)
     throw new LayercastError("not_prepared", `reload ${owner.reload} lost its staging while finalizing`);

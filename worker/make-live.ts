@@ -28,6 +28,6 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
   await faultPoint("worker.swapped", scope);
   report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
   await tellArena(rank, { ms: swapMs, endedAt });
-  rank.sources.becameLive(plan.push === null ? plan.source.files : []);
+  rank.sources.becameLive(owner, plan);
   await keepExport(loading, held).catch((error: unknown) => rank.log.warn({ err: error }, "no export was kept"));
 }

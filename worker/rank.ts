@@ -18,12 +18,14 @@ import type { RankStaging } from "./staging.js";
 
 /** A plan's source files as this host sees them. Looking at them throws `source_changed` or `source_not_found`. */
 export interface Sources {
+  /** The plan with its files as this host has them; those of the owner's first look, whoever asks again. */
+  onThisHost(owner: Owner, plan: LoadedPlan): Promise<LoadedPlan>;
   /** Before the first read, headers included. */
   verify(files: readonly CheckpointFile[]): Promise<void>;
   /** After the last read. */
   requireUntouched(files: readonly CheckpointFile[]): Promise<void>;
-  /** Hears which files the live bytes came from, whenever those have changed. */
-  becameLive(files: readonly CheckpointFile[]): void;
+  /** Hears what the live bytes came from, whenever those have changed. */
+  becameLive(owner: Owner, plan: LoadedPlan): void;
 }
 
 export interface Rank {

@@ -13,7 +13,7 @@ import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.j
 import { fail, handInToken, heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
-import { loadLayers, openFor, prepareReload } from "./load-reload.js";
+import { loadLayers, onThisHost, openFor, prepareReload } from "./load-reload.js";
 import { type Loading, loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
 import { takeOne } from "./push/take-buckets.js";
@@ -69,8 +69,9 @@ async function runLoad(
   try {
     if (job.kind === "layer") {
       if (rank.staging.prepared(owner) !== null) return; // delivered again after the rank barrier
-      await openFor(loading);
-      await loadLayers(loading, job.layers);
+      const here = await onThisHost(loading);
+      await openFor(here);
+      await loadLayers(here, job.layers);
     } else if (job.kind === "bucket") {
       if (rank.staging.prepared(owner) === null) await takeOne(loading, job.sequence);
     } else {

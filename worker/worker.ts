@@ -13,14 +13,13 @@ import { type Job, Worker } from "bullmq";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import { loadNative } from "../native/native.js";
-import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { type FleetMessage, parseFleetMessage } from "../orchestrator/contract/fleet-message.js";
 import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
 import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
 import { openConsumer } from "../orchestrator/queue/open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
-import { connectRedis } from "../orchestrator/redis.js";
+import { connectRedis, redisNow } from "../orchestrator/redis.js";
 import { openEventStore } from "../orchestrator/reloads/event-store.js";
 import { enteredFields, type FleetStore, openFleetStore } from "../orchestrator/reloads/fleet-store.js";
 import { openPlanStore } from "../orchestrator/reloads/plan-store.js";
@@ -28,6 +27,7 @@ import { leave } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { openPushSessions } from "../orchestrator/reloads/push/session-store.js";
 import { VERSION } from "../orchestrator/version.js";
+import { openSources } from "./host-sources.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice } from "./open-device.js";
@@ -145,7 +145,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     warn: (owner, warning) => tellWarning(store, fleet, owner, warning),
     intakes: keepIntakes(core, rank),
   };
-  const becameLive = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
+  const pin = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
   const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;
   const report = reportKeeper(openEventStore(redis), log, { replica, rank, incarnation }, pinnedBytes);
   return {
@@ -163,7 +163,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     core,
     store,
     plans,
-    sources: { verify: verifyFiles, requireUntouched, becameLive },
+    sources: openSources(() => redisNow(redis), pin),
     arena,
     staging,
     pushes,

@@ -3,6 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { constants, type FileHandle, open, stat } from "node:fs/promises";
+import { hostname } from "node:os";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointFile } from "../contract/plan.js";
 import {
@@ -52,15 +53,20 @@ export async function verifyFiles(expected: readonly CheckpointFile[]): Promise<
 /** After the last read: the same but for the header, which nobody can change without leaving a trace of it here. */
 export async function requireUntouched(expected: readonly CheckpointFile[]): Promise<void> {
   await inParallel(expected, FILES_AT_ONCE, async (file) => {
-    const found = await stat(file.path, { bigint: true }).catch((error: unknown) => {
-      throw sourceError(file.path, error);
-    });
-    const now = { sizeBytes: Number(found.size), mtimeNs: String(found.mtimeNs), inode: String(found.ino) };
+    const now = await statusOf(file.path);
     for (const [field, meaning] of COMPARED) {
       if (field !== "headerDigest" && now[field] !== file[field])
         throw sourceChanged(file.path, meaning, file[field], now[field]);
     }
   });
+}
+
+/** Without the header. */
+export async function statusOf(path: string): Promise<Omit<CheckpointFile, "path" | "headerDigest">> {
+  const found = await stat(path, { bigint: true }).catch((error: unknown) => {
+    throw sourceError(path, error);
+  });
+  return { sizeBytes: Number(found.size), mtimeNs: String(found.mtimeNs), inode: String(found.ino) };
 }
 
 export const FILES_AT_ONCE = 8;
@@ -133,12 +139,12 @@ async function readExactly(handle: FileHandle, path: string, sizeBytes: number):
   return bytes;
 }
 
-function sourceChanged(file: string, meaning: string, expected: unknown, found: unknown): LayercastError {
+export function sourceChanged(file: string, meaning: string, expected: unknown, found: unknown): LayercastError {
   return new LayercastError(
     "source_changed",
-    `${file} has changed since the reload was planned: its ${meaning} was ${expected} and is ${found}. ` +
+    `${file} has changed since the reload was planned: its ${meaning} was ${expected} and is ${found} on host ${hostname()}. ` +
       "Leave a source as it is until its reload has ended, and submit again.",
-    { file, changed: meaning, expected, found },
+    { file, changed: meaning, expected, found, host: hostname() },
   );
 }
 

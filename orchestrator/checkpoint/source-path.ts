@@ -3,6 +3,7 @@
 // something is there; of a path inside that a link leads out of, the link is named.
 
 import { type FileHandle, lstat, readlink, realpath } from "node:fs/promises";
+import { hostname } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { LayercastError } from "../contract/errors.js";
@@ -100,11 +101,17 @@ export function sourceError(file: string, error: unknown): LayercastError {
   if (typeof errno === "string" && GONE.has(errno))
     return new LayercastError(
       "source_not_found",
-      `${file} cannot be read (${errno}). Check that it exists on this machine and may be read.`,
-      { file, errno },
+      `${file} cannot be read on host ${hostname()} (${errno}). Check that it exists there, under this path, and may be read.`,
+      { file, errno, host: hostname() },
       error,
     );
-  return new LayercastError("io_error", `Reading ${file} failed: ${String(error)}.`, { file }, error);
+  const host = hostname();
+  return new LayercastError(
+    "io_error",
+    `Reading ${file} on host ${host} failed: ${String(error)}.`,
+    { file, host },
+    error,
+  );
 }
 
 /** A snapshot of the Hugging Face cache is such a directory: its files are links to ../../blobs. */

@@ -6,6 +6,7 @@ import { LayercastError } from "../contract/errors.js";
 import { EXPORT_KEPT_MS, exportFile, exportId, rankOfExport } from "../contract/exports.js";
 import { rankKey } from "../contract/jobs.js";
 import type { FleetView, RollbackSource } from "../contract/reload.js";
+import { redisNow } from "../redis.js";
 import type { ReloadDeps } from "./deps.js";
 import type { FleetSnapshot } from "./fleet-store.js";
 import { requireHookHosts } from "./hook-hosts.js";
@@ -109,13 +110,14 @@ async function rollbackSource(
 }
 
 /** What was pushed has no source. */
-async function isSourceUsable({ plans, sources }: ReloadDeps, content: string): Promise<boolean> {
+async function isSourceUsable({ plans, sources, redis }: ReloadDeps, content: string): Promise<boolean> {
   const plan = await plans.load(content).catch((error: unknown) => {
     if (error instanceof LayercastError && error.code === "source_gone") return null;
     throw error;
   });
   if (plan === null || plan.push !== null) return false;
-  return sources.verifyFiles(plan.source.files).then(
+  const plannedAgoMs = plan.plannedAt === undefined ? null : (await redisNow(redis)) - plan.plannedAt;
+  return sources.verifyFiles(plan.source.files, plannedAgoMs).then(
     () => true,
     () => false,
   );

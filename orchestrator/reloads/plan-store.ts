@@ -38,6 +38,8 @@ export interface StoredPlan {
   push: PushPlan | null;
   /** What is odd about the source, and was put up with. */
   warnings: readonly SourceWarning[];
+  /** By Redis's clock, before the first look at the source's files. A plan of an earlier version does not say. */
+  plannedAt?: number;
 }
 
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */

@@ -18,7 +18,10 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   if (known === null || record?.id !== reload || record.epoch !== epoch || record.state !== "planning") return;
   await faultPoint("orchestrator.start");
   const isRollback = record.kind === "rollback";
-  const plan = isRollback ? await deps.plans.load(record.content) : await deps.makePlan(request, known.state, reload);
+  const plannedAt = record.times.admitted ?? record.times.created;
+  const plan = isRollback
+    ? await deps.plans.load(record.content)
+    : { ...(await deps.makePlan(request, known.state, reload)), plannedAt };
   if (!isRollback) await requireLayout(deps, known.state, plan, request);
   await deps.plans.save(reload, plan);
   if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);

@@ -120,7 +120,12 @@ async function openPart(
     core,
     store: storeOf(sim, process),
     plans,
-    sources: { verify: (files) => verify(sim, process, files), requireUntouched: look, becameLive: () => {} },
+    sources: {
+      onThisHost: async (_owner, plan) => plan, // all hosts share their files
+      verify: (files) => verify(sim, process, files),
+      requireUntouched: look,
+      becameLive: () => {},
+    },
     arena,
     staging: openStagingOwner({ core, arena, work, rank }),
     pushes: NO_PUSHES as never,

@@ -1,13 +1,14 @@
 // A push on one rank: buckets are taken as their jobs come; at the rank barrier those that are left, and then it closes. A rank
 // that has lost everything takes every bucket again, or starts from the file that it kept after the commit.
 
+import { hostname } from "node:os";
 import type { ControlPage } from "../../native/native.js";
+import { bucketOnThisHost } from "../../orchestrator/checkpoint/host-files.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import type { Bucket } from "../../orchestrator/contract/push.js";
 import { faultPoint } from "../../orchestrator/fault-point.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
 import { type Held, isLive } from "../../orchestrator/reloads/protocol/state.js";
-import { sessionGone } from "../../orchestrator/reloads/push/session-store.js";
+import { type SessionBucket, sessionGone } from "../../orchestrator/reloads/push/session-store.js";
 import { isOwner, type Owner } from "../ledger.js";
 import type { Loading } from "../loading.js";
 import { closeIntake } from "./close-intake.js";
@@ -125,21 +126,38 @@ async function takeOnce(loading: Loading, intake: Intake, sequence: number): Pro
 }
 
 /** The trainer's file, or the spool's once it lies there: it may come to lie there while it is being read. */
-async function takeWhereItIs(loading: Loading, intake: Intake, bucket: Bucket): Promise<void> {
+async function takeWhereItIs(loading: Loading, intake: Intake, bucket: SessionBucket): Promise<void> {
   try {
-    await takeBucket(intake, bucket, depsOf(loading));
+    await takeFrom(loading, intake, bucket);
   } catch (error) {
     const isGone = error instanceof LayercastError && MOVED.includes(error.code);
     const now = isGone ? await bucketOf(loading, bucket.sequence) : bucket;
-    if (now.file.path === bucket.file.path && now.file.inode === bucket.file.inode) throw error;
-    await takeBucket(intake, now, depsOf(loading));
+    if (now.file.path === bucket.file.path && now.file.inode === bucket.file.inode) throw namingSpool(error, now);
+    await takeFrom(loading, intake, now);
   }
+}
+
+async function takeFrom(loading: Loading, intake: Intake, bucket: SessionBucket): Promise<void> {
+  const file = await bucketOnThisHost(bucket.file);
+  await takeBucket(intake, { ...bucket, file }, depsOf(loading));
+}
+
+function namingSpool(error: unknown, { number, spooled, file }: SessionBucket): unknown {
+  if (!spooled || !(error instanceof LayercastError) || error.code !== "source_not_found") return error;
+  const host = hostname();
+  return new LayercastError(
+    "source_not_found",
+    `bucket ${number} lies in the orchestrator's spool, as ${file.path}, and is not there on host ${host}: every worker must see the ` +
+      "spool (--spool-dir) under the same path",
+    { ...error.details, bucket: number, file: file.path, host },
+    error,
+  );
 }
 
 const MOVED = ["source_changed", "source_not_found"];
 const WANTED_POLL_MS = 100;
 
-async function bucketOf({ owner, pushes }: Loading, sequence: number): Promise<Bucket> {
+async function bucketOf({ owner, pushes }: Loading, sequence: number): Promise<SessionBucket> {
   const bucket = await pushes.sessions.bucket(owner.content, sequence);
   if (bucket.isReadable) return bucket;
   throw new NotYet(`bucket ${bucket.number} is to be sent again`, WANTED_POLL_MS);

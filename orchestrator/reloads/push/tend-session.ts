@@ -112,12 +112,12 @@ async function copyToSpool(deps: DriveDeps, reload: string, sequence: number): P
 /** What was written over, or removed, while it was copied is not what was accepted. */
 async function keepAsAccepted({ spool, sources }: DriveDeps, reload: string, { file, immutable }: SessionBucket) {
   const kept = await spool.keep(reload, file.path, immutable).catch(async (error: unknown) => {
-    await sources.requireUntouched([file]);
+    await sources.requireSameBucket(file);
     throw error;
   });
   if (immutable && kept.headerDigest === file.headerDigest && kept.sizeBytes === file.sizeBytes) return kept;
   try {
-    await sources.requireUntouched([file]);
+    await sources.requireSameBucket(file);
     return kept;
   } catch (error) {
     await spool.giveUp(kept.path);

@@ -8,7 +8,6 @@ import { sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { pathOfUri } from "../../checkpoint/source-path.js";
 import { type ErrorReport, errorFromReport, LayercastError } from "../../contract/errors.js";
-import type { CheckpointFile } from "../../contract/plan.js";
 import { type Lane, openLane } from "./source-lane.js";
 import type { SourceFiles } from "./source-work.js";
 
@@ -54,9 +53,8 @@ export function openSourcePool(
     readTable: async (uri) => run("readTable", [uri], pathOfUri(uri), READ_MS),
     headerBytes: (path) => run("headerBytes", [path], path, LOOK_MS),
     readFile: (path) => run("readFile", [path], path, READ_MS),
-    describeFile: (path) => run("describeFile", [path], path, READ_MS),
-    verifyFiles: (files) => run("verifyFiles", [files], firstPath(files), READ_MS),
-    requireUntouched: (files) => run("requireUntouched", [files], firstPath(files), READ_MS),
+    verifyFiles: (files, plannedAgoMs) => run("verifyFiles", [files, plannedAgoMs], files[0]?.path ?? sep, READ_MS),
+    requireSameBucket: (file) => run("requireSameBucket", [file], file.path, READ_MS),
     hasEqualTensors: (known, came) => run("hasEqualTensors", [known, came], came.path, bytesMs(came.sizeBytes)),
     keepFile: (spool, from, ...rest) => run("keepFile", [spool, from, ...rest], from, COPY_MS),
     close() {
@@ -77,8 +75,6 @@ function silent(path: string, withinMs: number): LayercastError {
     { path, within_ms: withinMs, host: hostname() },
   );
 }
-
-const firstPath = (files: readonly CheckpointFile[]) => files[0]?.path ?? sep;
 
 const bytesMs = (bytes: number) => READ_MS + bytes / SLOWEST_BYTES_PER_MS;
 
