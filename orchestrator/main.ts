@@ -1,6 +1,7 @@
 // The orchestrator process: config -> log -> server -> listen -> Redis, and the same backwards on SIGTERM or SIGINT. It listens
 // before Redis is there, so that it can say that it lives, and what it waits for.
 
+import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { OrchestratorConfig } from "./config.js";
 import { createLog } from "./log.js";
@@ -9,8 +10,8 @@ import { explainStart, unsafeSettings, waitForRedis } from "./redis-start.js";
 import { openReloads } from "./reloads/open-reloads.js";
 import { buildServer } from "./server.js";
 
-/** Long polls and event streams end at once; what is left then is a request that Redis keeps waiting. */
-const CLOSE_TIMEOUT_MS = 10_000;
+/** Long polls and event streams end at once; what is left then is a request that Redis or a file system keeps waiting. */
+const CLOSE_TIMEOUT_MS = 9_000;
 
 /** Resolves once it listens and drives reloads; the process ends on a signal. */
 export async function runOrchestrator(config: OrchestratorConfig): Promise<void> {
@@ -51,27 +52,37 @@ function closeOnSignal(log: Logger, open: (() => Promise<void>)[]): void {
   let closing = false;
   const onSignal = (signal: NodeJS.Signals) => {
     // A second signal means that whoever sent the first will not wait.
-    if (closing) process.exit(1);
+    if (closing) return void leave(1);
     closing = true;
     log.info({ signal }, "closing");
     setTimeout(() => {
       log.error({ timeoutMs: CLOSE_TIMEOUT_MS }, "closing took too long: leaving as things are");
-      leave(1);
+      void leave(1);
     }, CLOSE_TIMEOUT_MS).unref();
     closeAll(open).then(
       () => leave(0),
       (error: unknown) => {
         log.error({ err: error }, "closing failed");
-        leave(1);
+        return leave(1);
       },
     );
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, onSignal);
 }
 
+const STUCK_AFTER_MS = 1_000;
+const POLL_MS = 20;
+
 /** process.exit() waits for the threads of file system calls and lookups, which may never return: then a signal ends it. */
-function leave(code: number): void {
-  const isStuck = process.getActiveResourcesInfo().some((name) => /^(FSReq|GetAddrInfo|FileHandle)/.test(name));
-  if (isStuck) process.kill(process.pid, "SIGKILL");
+async function leave(code: number): Promise<void> {
+  const until = performance.now() + STUCK_AFTER_MS;
+  while (isThreadBusy()) {
+    if (performance.now() > until) process.kill(process.pid, "SIGKILL");
+    await delay(POLL_MS);
+  }
   process.exit(code);
+}
+
+function isThreadBusy(): boolean {
+  return process.getActiveResourcesInfo().some((name) => /^(FSReq|FileHandle|GetAddrInfo)/.test(name));
 }

@@ -137,11 +137,15 @@ export async function openReloads(options: {
 
 /** Each look at all fleets removes a little; once a minute it also looks for what a look at every record must find. */
 function openTrim(deps: ReloadDeps): () => Promise<void> {
-  const { redis, store } = deps;
+  const { redis, store, log } = deps;
   let thoroughAt = 0;
+  const trimSpoolOnce = oneAtATime(() => trimSpool(deps));
   return async () => {
     await trimRecords(redis, store);
-    await trimSpool(deps);
+    // Beside: a spool that hangs takes one thread, and neither one each second nor what follows.
+    void trimSpoolOnce().catch((error: unknown) =>
+      log.warn({ err: error }, "trimming the spool failed; a sweep tries again"),
+    );
     if (performance.now() < thoroughAt) return;
     thoroughAt = performance.now() + THOROUGH_EVERY_MS;
     await trimFleets(redis, store);
@@ -150,6 +154,18 @@ function openTrim(deps: ReloadDeps): () => Promise<void> {
 }
 
 const THOROUGH_EVERY_MS = 60_000;
+
+/** Whoever calls while it runs is given what runs. */
+function oneAtATime(run: () => Promise<void>): () => Promise<void> {
+  const running = new Set<Promise<void>>();
+  return () => {
+    const [before] = running;
+    if (before !== undefined) return before;
+    const now = run().finally(() => running.delete(now));
+    running.add(now);
+    return now;
+  };
+}
 
 function reloadsOf(deps: ReloadDeps): Reloads {
   const { redis, store, follower } = deps;
