@@ -270,7 +270,12 @@ describe("a file", () => {
     const elsewhere = join(outside, "b.safetensors");
     writeFileSync(elsewhere, bucketBytes([K]));
     await refused(push, () => push.post(elsewhere), "source_not_allowed", /outside|allowed|root/);
-    await refused(push, () => push.post(join(world.sources, "gone")), "source_not_found", /cannot be read on host \S+ \(ENOENT\)/);
+    await refused(
+      push,
+      () => push.post(join(world.sources, "gone")),
+      "source_not_found",
+      /cannot be read on host \S+ \(ENOENT\)/,
+    );
     await refused(push, () => push.post("relative"), "invalid_request", /absolute path/);
     await push.spooled();
   });
