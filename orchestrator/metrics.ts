@@ -76,22 +76,23 @@ function reloadMetrics(registry: Registry, reloads: TalliedReloads): () => Promi
   const submitted = new Counter({
     name: "layercast_reloads_submitted_total",
     help: "Reloads submitted since this orchestrator started",
-    labelNames: ["kind"] as const,
+    labelNames: ["fleet", "kind"] as const,
     registers,
   });
   const finished = new Counter({
     name: "layercast_reloads_finished_total",
     help: "Reloads ended since this orchestrator started, by their terminal state",
-    labelNames: ["kind", "outcome"] as const,
+    labelNames: ["fleet", "kind", "outcome"] as const,
     registers,
   });
   const observeTimes = timeMetrics(registry);
   const tally = openReloadTally(reloads);
   return async () => {
     const counted = await tally();
-    for (const { kind } of counted.submitted) submitted.inc({ kind });
+    for (const { fleet, kind } of counted.submitted) submitted.inc({ fleet, kind });
     for (const reload of counted.ended) {
-      finished.inc({ kind: reload.kind, outcome: reload.state });
+      const { fleet, kind, state: outcome } = reload;
+      finished.inc({ fleet, kind, outcome });
       observeTimes(reload);
     }
   };
@@ -101,22 +102,26 @@ function timeMetrics(registry: Registry): (ended: ReloadView) => void {
   const registers = [registry];
   const phases = new Histogram({
     name: "layercast_reload_phase_duration_seconds",
-    help: "Time that ended reloads spent in each phase; `total` is submit to end",
-    labelNames: ["phase"] as const,
+    help: "Time that ended reloads spent in each phase, by their terminal state; `total` is submit to end",
+    labelNames: ["fleet", "kind", "outcome", "phase"] as const,
     buckets: PHASE_SECONDS,
     registers,
   });
   const stopped = new Histogram({
     name: "layercast_engine_stopped_seconds",
     help: "Time a commit kept engines from reading, first rank's start to last rank's end",
+    labelNames: ["fleet", "kind"] as const,
     buckets: PHASE_SECONDS,
     registers,
   });
   const read = new Counter({ name: "layercast_read_bytes_total", help: "Read by ranks from checkpoints", registers });
   const written = new Counter({ name: "layercast_written_bytes_total", help: "Written by ranks to arenas", registers });
   return (ended) => {
-    for (const [phase, ms] of Object.entries(ended.timing_ms)) if (ms !== null) phases.observe({ phase }, ms / 1000);
-    if (ended.engine_stopped_ms !== null) stopped.observe(ended.engine_stopped_ms / 1000);
+    const { fleet, kind, state: outcome } = ended;
+    for (const [phase, ms] of Object.entries(ended.timing_ms)) {
+      if (ms !== null) phases.observe({ fleet, kind, outcome, phase }, ms / 1000);
+    }
+    if (ended.engine_stopped_ms !== null) stopped.observe({ fleet, kind }, ended.engine_stopped_ms / 1000);
     for (const rank of ended.ranks) {
       read.inc(rank.bytes_read);
       written.inc(rank.bytes_written);

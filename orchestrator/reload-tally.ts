@@ -23,8 +23,13 @@ export function openReloadTally(reloads: TalliedReloads, now: () => number = Dat
   let unfinished = new Set<string>();
 
   return async () => {
-    const found = await listSince(reloads, newest, newest === null ? 1 : MAX_PAGES);
-    const before = await readReloads(reloads, [...unfinished]);
+    if (newest === null) unfinished = new Set(await unfinishedIds(reloads));
+    const found = await listSince(reloads, newest, openedAt);
+    const listed = new Set(found.map(({ reload_id }) => reload_id));
+    const before = await readReloads(
+      reloads,
+      [...unfinished].filter((id) => !listed.has(id)),
+    );
     const looked = [...found, ...before];
     newest = found[0]?.reload_id ?? newest;
     unfinished = new Set(looked.filter((reload) => !hasEnded(reload)).map((reload) => reload.reload_id));
@@ -39,13 +44,23 @@ function hasEnded(reload: ReloadView): boolean {
   return TERMINAL_STATES.includes(reload.state);
 }
 
-/** Newest first, down to the one named. */
-async function listSince({ list }: TalliedReloads, known: string | null, maxPages: number): Promise<ReloadView[]> {
+/** Submitted before the first look, and to end after it. */
+async function unfinishedIds({ fleets }: TalliedReloads): Promise<string[]> {
+  return (await fleets()).flatMap(({ active_reload_id, queued_reload_ids }) => [
+    ...(active_reload_id === null ? [] : [active_reload_id]),
+    ...queued_reload_ids,
+  ]);
+}
+
+/** Newest first, down to the one named, or to those that were submitted before `openedAt`. */
+async function listSince({ list }: TalliedReloads, known: string | null, openedAt: number): Promise<ReloadView[]> {
   const found: ReloadView[] = [];
   let cursor: string | null = null;
-  for (let page = 0; page < maxPages; page++) {
+  for (let page = 0; page < MAX_PAGES; page++) {
     const { reloads, next_cursor } = await list({ fleet: null, state: null, limit: PAGE, cursor });
-    const end = reloads.findIndex((reload) => reload.reload_id === known);
+    const end = reloads.findIndex(
+      ({ reload_id, created_at }) => reload_id === known || Date.parse(created_at) < openedAt,
+    );
     found.push(...(end < 0 ? reloads : reloads.slice(0, end)));
     if (end >= 0 || next_cursor === null) break;
     cursor = next_cursor;

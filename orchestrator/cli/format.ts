@@ -67,13 +67,19 @@ export function reloadSentence(reload: ReloadView): string {
   return `${reload.state}: ${what}${reason}`;
 }
 
+/** Ranks that warn of the same share one warning. */
+export function warningText({ code, message, details }: ReloadView["warnings"][number]): string {
+  const ranks = Array.isArray(details.ranks) ? ` (ranks ${details.ranks.join(", ")})` : "";
+  return `${code}: ${inCliWords(message)}${ranks}`;
+}
+
 export function reloadLines(reload: ReloadView): string[] {
   // What ranks have told last is how far they were when the reload failed.
   const isStopped = reload.finished_at !== null && reload.state !== "committed";
   const rows = reload.ranks.map((rank) => rankRow(rank, isStopped));
   return [
     reloadSentence(reload),
-    ...reload.warnings.map((warning) => `warning: ${warning.code}: ${inCliWords(warning.message)}`),
+    ...reload.warnings.map((warning) => `warning: ${warningText(warning)}`),
     ...formatTable(PHASE_HEADER, [phaseRow(reload)]),
     ...(rows.length === 0 ? [] : [...formatTable(RANK_HEADER, rows), THREADS_NOTE]),
     ...pushLines(reload),

@@ -1,8 +1,8 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
 import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
-import { errorWords, inCliWords } from "./cli-words.js";
-import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords } from "./format.js";
+import { errorWords } from "./cli-words.js";
+import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords, warningText } from "./format.js";
 
 export interface Progress {
   /** The record as it was last read, which may be ahead of the events. */
@@ -17,12 +17,7 @@ export interface Progress {
 
 export function startProgress(reload: ReloadView): Progress {
   const ranks = new Map(reload.ranks.map((rank) => [keyOf(rank), rank]));
-  return {
-    reload,
-    state: reload.state,
-    ranks,
-    notes: reload.warnings.map((one) => `${one.code}: ${inCliWords(one.message)}`),
-  };
+  return { reload, state: reload.state, ranks, notes: reload.warnings.map(warningText) };
 }
 
 /** The record was read again; what the events tell stays theirs, or the story would run backwards while they are replayed. */

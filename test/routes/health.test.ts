@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
@@ -47,6 +47,7 @@ describe("the metrics", () => {
     expect(value(await scrape(), `layercast_build_info{version="${PACKAGE.version}"}`)).toBe("1");
   });
 
+  const COMMITTED = 'fleet="default",kind="reload",outcome="committed"';
   const later = new Date(Date.now() + 60_000).toISOString();
 
   it("count each reload once when submitted and once when ended, with its phases in seconds", async () => {
@@ -54,17 +55,51 @@ describe("the metrics", () => {
     const ended = committedView({ created_at: later, finished_at: later });
     await serve({ list: async () => ({ reloads: listed, next_cursor: null }), get: async () => ended });
     const first = await scrape();
-    expect(value(first, 'layercast_reloads_submitted_total{kind="reload"}')).toBe("1");
-    expect(value(first, 'layercast_reloads_finished_total{kind="reload",outcome="committed"}')).toBeUndefined();
+    expect(value(first, 'layercast_reloads_submitted_total{fleet="default",kind="reload"}')).toBe("1");
+    expect(
+      value(first, 'layercast_reloads_finished_total{fleet="default",kind="reload",outcome="committed"}'),
+    ).toBeUndefined();
     listed = [ended];
     await scrape();
     const third = await scrape();
-    expect(value(third, 'layercast_reloads_submitted_total{kind="reload"}')).toBe("1");
-    expect(value(third, 'layercast_reloads_finished_total{kind="reload",outcome="committed"}')).toBe("1");
-    expect(value(third, 'layercast_reload_phase_duration_seconds_sum{phase="load"}')).toBe("0.03");
-    expect(value(third, "layercast_engine_stopped_seconds_sum")).toBe("0.003");
+    expect(value(third, 'layercast_reloads_submitted_total{fleet="default",kind="reload"}')).toBe("1");
+    expect(value(third, 'layercast_reloads_finished_total{fleet="default",kind="reload",outcome="committed"}')).toBe(
+      "1",
+    );
+    expect(value(third, `layercast_reload_phase_duration_seconds_sum{${COMMITTED},phase="load"}`)).toBe("0.03");
+    expect(value(third, 'layercast_engine_stopped_seconds_sum{fleet="default",kind="reload"}')).toBe("0.003");
     expect(value(third, "layercast_read_bytes_total")).toBe("2000");
     expect(value(third, "layercast_written_bytes_total")).toBe("1000");
+  });
+
+  it("tell the time of reloads that were superseded from that of reloads that committed", async () => {
+    const outcomes = [committedView(), reloadView({ state: "superseded" })].map((reload, n) => ({
+      ...reload,
+      ...{ reload_id: `rl-${n}`, created_at: later, finished_at: later },
+      timing_ms: { ...committedView().timing_ms, total: n === 0 ? 100 : 90_000 },
+    }));
+    await serve({ list: async () => ({ reloads: outcomes, next_cursor: null }) });
+    const text = await scrape();
+    expect(value(text, `layercast_reload_phase_duration_seconds_sum{${COMMITTED},phase="total"}`)).toBe("0.1");
+  });
+
+  it("count at the first look all that was submitted since the start, and what was unfinished then when it ends", async () => {
+    const all = Array.from({ length: 540 }, (_, n) => committedView({ reload_id: `rl-${n}`, created_at: later }));
+    const before = reloadView({ reload_id: "before" });
+    const get = vi.fn(async () => before);
+    await serve({
+      list: async ({ cursor, limit }) => {
+        const from = Number(cursor ?? 0);
+        const reloads = [...all, before].slice(from, from + limit);
+        return { reloads, next_cursor: from + limit <= all.length ? String(from + limit) : null };
+      },
+      fleets: async () => [fleetView({ active_reload_id: "before" })],
+      get,
+    });
+    expect(value(await scrape(), 'layercast_reloads_submitted_total{fleet="default",kind="reload"}')).toBe("540");
+    get.mockResolvedValue(committedView({ reload_id: "before", finished_at: later }));
+    const text = await scrape();
+    expect(value(text, `layercast_reloads_finished_total{${COMMITTED}}`)).toBe("1");
   });
 
   it("do not count what had ended before the orchestrator started", async () => {
@@ -87,7 +122,7 @@ describe("the metrics", () => {
     await scrape();
     upTo = 0;
     const [, text] = await Promise.all([scrape(), scrape()]);
-    expect(value(text ?? "", 'layercast_reloads_submitted_total{kind="reload"}')).toBe("450");
+    expect(value(text ?? "", 'layercast_reloads_submitted_total{fleet="default",kind="reload"}')).toBe("450");
   });
 
   it("show the fleets as they are at the scrape, and none that is gone", async () => {

@@ -40,9 +40,9 @@ export async function warnOfOrder(loading: Loading, intake: Intake, thresholdByt
   const warning: WarningReport = {
     code: "out_of_order",
     message:
-      `rank ${pushes.by.rank} holds ${megabytes(bytes)} MB of ${names.length} modules that are filled at the same time: ` +
-      `${listed(names)}. Sending tensors grouped by module avoids it`,
-    details: { rank: pushes.by.rank, bytes, modules: names.slice(0, 100), module_count: names.length },
+      `${megabytes(bytes)} MB of ${names.length} modules that are filled at the same time wait in a rank's buffers: ` +
+      `${listed(names)}. Send tensors grouped by module to avoid it.`,
+    details: { ranks: [pushes.by.rank], bytes, modules: names.slice(0, 100), module_count: names.length },
   };
   intake.warned = true; // at once: another bucket may be taken meanwhile
   await pushes.warn(owner, warning).catch((error: unknown) => {

@@ -303,12 +303,16 @@ export function noteWanted(state: FleetState, reload: string, wanted: number[]):
   if (record?.push) record.push.wanted = wanted;
 }
 
-/** Said once by a rank. */
+/** A rank's warning, `details.ranks` its key; one that warns of the same as another rank joins that one's. */
 export function warn(state: FleetState, reload: string, epoch: number, warning: Warning): void {
   const record = requireActive(state, reload, epoch);
-  const { code, details } = warning;
-  if (record.warnings.some((known) => known.code === code && known.details.rank === details.rank)) return;
-  record.warnings.push(warning);
+  const known = record.warnings.find(({ code }) => code === warning.code);
+  if (known === undefined) record.warnings.push(warning);
+  else known.details.ranks = [...new Set([...ranksOf(known), ...ranksOf(warning)])].sort();
+}
+
+function ranksOf({ details }: Warning): unknown[] {
+  return Array.isArray(details.ranks) ? details.ranks : [];
 }
 
 /** planning | loading | finalizing -> failed; nothing live has changed, unless it writes in place. */
