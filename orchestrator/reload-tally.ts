@@ -57,7 +57,7 @@ async function listSince({ list }: TalliedReloads, known: string | null, openedA
   const found: ReloadView[] = [];
   let cursor: string | null = null;
   for (let page = 0; page < MAX_PAGES; page++) {
-    const { reloads, next_cursor } = await list({ fleet: null, state: null, limit: PAGE, cursor });
+    const { reloads, next_cursor } = await list({ fleet: null, state: null, limit: PAGE, cursor, view: "full" });
     const end = reloads.findIndex(
       ({ reload_id, created_at }) => reload_id === known || Date.parse(created_at) < openedAt,
     );

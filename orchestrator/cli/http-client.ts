@@ -27,7 +27,6 @@ export type PlanDraft = Pick<PlanRequest, "source"> & { [field: string]: unknown
 export interface Client {
   readonly url: string;
   submit(body: SubmitDraft): Promise<ReloadView>;
-  dryRun(body: SubmitDraft): Promise<PlanView>;
   plan(body: PlanDraft): Promise<PlanView>;
   reload(id: string): Promise<ReloadView>;
   /** Newest first, as many pages as `limit` asks for. */
@@ -146,7 +145,6 @@ export function createClient(url: string, token: string | null, answerWithinMs =
   return {
     url: base,
     submit: (body) => ask("POST", "/v1/reloads", body),
-    dryRun: (body) => ask("POST", "/v1/reloads", { ...body, dry_run: true }),
     plan: (body) => ask("POST", "/v1/plans", body),
     reload: (id) => ask("GET", `/v1/reloads/${encodeURIComponent(id)}`),
     reloads: async ({ fleet, state, limit }) => {

@@ -1,7 +1,7 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
 import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
-import { errorWords } from "./cli-words.js";
+import { errorWords, inCliWords } from "./cli-words.js";
 import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords, warningText } from "./format.js";
 
 export interface Progress {

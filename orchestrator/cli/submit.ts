@@ -16,7 +16,7 @@ import {
   sourceUri,
 } from "./command.js";
 import { planLines } from "./format.js";
-import type { Client, SubmitDraft } from "./http-client.js";
+import type { Client, PlanDraft, SubmitDraft } from "./http-client.js";
 
 /** What a reload is asked for with, whatever its source. */
 export interface ReloadOptions extends HttpOptions {
@@ -98,8 +98,14 @@ export async function printPlan(
   body: SubmitDraft,
   options: HttpOptions,
 ): Promise<void> {
-  const plan = await client.dryRun(body);
+  const plan = await client.plan(planBody(body));
   printAnswer(terminal, options, plan, () => planLines(plan));
+}
+
+/** What of a submission decides its plan. */
+function planBody({ fleet = "default", source, dtype, recipe, policy }: SubmitDraft): PlanDraft {
+  const { layers_per_job } = (policy ?? {}) as { layers_per_job?: unknown };
+  return { fleet, source, dtype, recipe, policy: { layers_per_job } };
 }
 
 export function recipeOption(): Option {

@@ -168,7 +168,6 @@ export const SubmitBody = Type.Object(
     install: InstallBody,
     policy: PolicyBody,
     metadata: Metadata,
-    dry_run: Type.Boolean({ default: false }),
   },
   { ...closed, $id: "Submit" },
 );

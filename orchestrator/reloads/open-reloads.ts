@@ -215,11 +215,24 @@ async function getReload(deps: ReloadDeps, id: string, waitMs: number, signal: A
 
 const POLL_MS = 1_000;
 
-async function listViews(deps: ReloadDeps, { fleet, state, limit, cursor }: ReloadFilter) {
-  const { reloads, nextCursor } = await listReloads(deps.redis, limit, cursor, (record) => {
+async function listViews(deps: ReloadDeps, filter: ReloadFilter) {
+  const { fleet, state, view } = filter;
+  const { reloads, nextCursor } = await listReloads(deps.redis, filter, (record) => {
     return (fleet === null || record.fleet === fleet) && (state === null || record.state === state);
   });
+  if (view === "summary") return { reloads: await viewSummaries(deps, reloads), next_cursor: nextCursor };
   return { reloads: await Promise.all(reloads.map((stored) => viewOf(deps, stored))), next_cursor: nextCursor };
+}
+
+/** Why a reload waits is in its fleet's document, which is read once for all of them. */
+async function viewSummaries({ store }: ReloadDeps, reloads: StoredReload[]): Promise<ReloadView[]> {
+  const waiting = reloads.filter(({ record }) => !isTerminal(record)).map(({ record }) => record.fleet);
+  const names = [...new Set(waiting)];
+  const fleets = new Map(await Promise.all(names.map(async (name) => [name, await store.read(name)] as const)));
+  return reloads.map((stored) => {
+    const { record } = stored;
+    return viewReload(stored, null, isTerminal(record) ? null : (fleets.get(record.fleet) ?? null), null);
+  });
 }
 
 /** What the reload's weights come from, as its request names it. */

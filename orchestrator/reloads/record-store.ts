@@ -7,6 +7,7 @@ import type { PushSettings } from "../contract/push.js";
 import type { RankProgress, SubmitRequest } from "../contract/reload.js";
 import type { StoredPlan } from "./plan-store.js";
 import type { ReloadRecord } from "./protocol/state.js";
+import type { ReloadFilter } from "./reloads.js";
 
 /** What a rank says of its work, as one field of the reload's hash. */
 export interface RankReport {
@@ -70,11 +71,12 @@ function unknownReload(id: string): LayercastError {
 
 const PAGE = 50;
 
-/** Up to `limit` reloads that `matches` lets through, beginning after the one named by the cursor. */
+const SUMMARY_FIELDS = ["record", "request", "plan"];
+
+/** Up to `limit` reloads that `matches` lets through, beginning after the one named by the cursor; without ranks in a summary. */
 export async function listReloads(
   redis: Redis,
-  limit: number,
-  cursor: string | null,
+  { limit, cursor, view }: Pick<ReloadFilter, "limit" | "cursor" | "view">,
   matches: (record: ReloadRecord) => boolean,
 ): Promise<{ reloads: StoredReload[]; nextCursor: string | null }> {
   let position = cursor === null ? 0 : await positionAfter(redis, cursor);
@@ -82,11 +84,15 @@ export async function listReloads(
   for (;;) {
     const ids = await redis.zrevrange(KEYS.reloads, position, position + PAGE - 1);
     const pipeline = redis.pipeline();
-    for (const id of ids) pipeline.hgetall(KEYS.reload(id));
+    for (const id of ids) {
+      if (view === "summary") pipeline.hmget(KEYS.reload(id), ...SUMMARY_FIELDS);
+      else pipeline.hgetall(KEYS.reload(id));
+    }
     const replies = (await pipeline.exec()) ?? [];
     for (const [index, id] of ids.entries()) {
       const [, stored] = replies[index] ?? [null, {}];
-      const reload = decode(id, stored as Record<string, string>);
+      const fields = Array.isArray(stored) ? namedFields(stored) : (stored as Record<string, string>);
+      const reload = decode(id, fields);
       if (!matches(reload.record)) continue;
       if (found.length === limit) return { reloads: found, nextCursor: found.at(-1)?.record.id ?? null };
       found.push(reload);
@@ -94,6 +100,16 @@ export async function listReloads(
     if (ids.length < PAGE) return { reloads: found, nextCursor: null };
     position += PAGE;
   }
+}
+
+/** As HGETALL answers: fields that are not there are left out. */
+function namedFields(values: (string | null)[]): Record<string, string> {
+  return Object.fromEntries(
+    SUMMARY_FIELDS.flatMap((field, index) => {
+      const value = values[index] ?? null;
+      return value === null ? [] : [[field, value]];
+    }),
+  );
 }
 
 async function positionAfter(redis: Redis, cursor: string): Promise<number> {

@@ -16,6 +16,8 @@ import type {
   SubmitRequest,
 } from "../contract/reload.js";
 
+export type ReloadDetail = "full" | "summary";
+
 export interface ReloadFilter {
   fleet: string | null;
   state: ReloadStateName | null;
@@ -23,6 +25,8 @@ export interface ReloadFilter {
   limit: number;
   /** Opaque; from the page before. */
   cursor: string | null;
+  /** A summary says nothing of ranks, layers and buckets, which grow with the model and the fleet. */
+  view: ReloadDetail;
 }
 
 export interface ReloadEvent {

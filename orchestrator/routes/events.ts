@@ -19,7 +19,7 @@ const schema = {
   tags: ["reloads"],
   summary: "Follow a reload by server-sent events",
   description:
-    "Events `state`, `progress`, `retry`, `warning`; replayed from the start, or after `Last-Event-ID`. The stream ends after " +
+    "Events `state`, `progress`, `retry`, `warning`, `bucket`; replayed from the start, or after `Last-Event-ID`. The stream ends after " +
     "the terminal state. 204: the reload has ended and there is nothing after `Last-Event-ID`, so do not connect again. " +
     "An event `problem` tells why a stream ends early; connect again with the last id.",
   params: ReloadParams,

@@ -2,20 +2,16 @@
 
 import swagger from "@fastify/swagger";
 import swaggerUi from "@fastify/swagger-ui";
-import { VERSION } from "../version.js";
 import type { App } from "./app.js";
+import { forClients, INFO, SERVERS } from "./openapi-document.js";
 
 /** Before the routes, which it listens to. */
 export async function addOpenApi(app: App): Promise<void> {
   await app.register(swagger, {
     openapi: {
       openapi: "3.1.0",
-      info: {
-        title: "Layercast",
-        version: VERSION,
-        description:
-          "Puts new weights into a running inference fleet: all ranks or none. Errors are RFC 9457 problems with a stable `code`.",
-      },
+      info: INFO,
+      servers: SERVERS,
       tags: [
         { name: "reloads", description: "Submit, follow and cancel reloads" },
         { name: "pushes", description: "Send weights in buckets instead of naming a checkpoint" },
@@ -40,5 +36,5 @@ export async function addOpenApi(app: App): Promise<void> {
     },
   });
   await app.register(swaggerUi, { routePrefix: "/docs", uiConfig: { persistAuthorization: false }, staticCSP: true });
-  app.get("/openapi.json", { schema: { hide: true } }, async () => app.swagger());
+  app.get("/openapi.json", { schema: { hide: true } }, async () => forClients(app.swagger()));
 }

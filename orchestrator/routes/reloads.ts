@@ -3,8 +3,6 @@
 import { Type } from "typebox";
 import { LayercastError } from "../contract/errors.js";
 import {
-  PlanAnswer,
-  type PlanRequest,
   RELOAD_STATES,
   ReloadAnswer,
   ReloadListAnswer,
@@ -13,6 +11,7 @@ import {
   SubmitBody,
   type SubmitRequest,
 } from "../contract/reload.js";
+import { oneOf } from "../contract/schema.js";
 import type { App, RouteDeps } from "./app.js";
 import { readInTime } from "./lifetime.js";
 import { closed, problems, ReloadParams, ref } from "./schemas.js";
@@ -50,19 +49,17 @@ function addSubmit(app: App, { reloads }: RouteDeps): void {
   const schema = {
     operationId: "submitReload",
     tags,
-    summary: "Submit a reload, or with dry_run only plan it",
+    summary: "Submit a reload",
     description:
       "The same `submission_id` with the same body is the same reload: it answers 202 with that reload's record.",
     body: ref(SubmitBody),
     response: {
-      200: ref(PlanAnswer),
       202: ref(ReloadAnswer),
       ...problems(...PLAN_PROBLEMS, "submission_conflict", "not_found", "backpressure"),
     },
   };
   app.post("/v1/reloads", { schema, bodyLimit: SUBMIT_LIMIT_BYTES }, async (request, reply) => {
     refusePartialInPlace(request.body);
-    if (request.body.dry_run) return reply.code(200).send(await reloads.plan(planOnly(request.body)));
     const { reload } = await reloads.submit(request.body);
     return reply.code(202).header("location", reloadPath(reload)).send(reload);
   });
@@ -76,11 +73,6 @@ function refusePartialInPlace({ source, install }: SubmitRequest): void {
     );
 }
 
-function planOnly(body: SubmitRequest): PlanRequest {
-  const { fleet, source, dtype, recipe, policy } = body;
-  return { fleet, source, dtype, recipe, policy: { layers_per_job: policy.layers_per_job } };
-}
-
 export function reloadPath(reload: ReloadView): string {
   return `/v1/reloads/${encodeURIComponent(reload.reload_id)}`;
 }
@@ -90,6 +82,10 @@ const ListQuery = Type.Object(
     fleet: Type.Optional(Type.String({ minLength: 1, maxLength: 100 })),
     state: Type.Optional(Type.Unsafe<ReloadStateName>({ type: "string", enum: [...RELOAD_STATES] })),
     limit: Type.Integer({ minimum: 1, maximum: 200, default: 50 }),
+    view: oneOf(["full", "summary"], {
+      default: "full",
+      description: "In a `summary` `ranks` and `layers` are empty, `push` is null and `progress` counts nothing",
+    }),
     cursor: Type.Optional(
       Type.String({ minLength: 1, maxLength: 500, description: "`next_cursor` of the page before" }),
     ),
@@ -122,6 +118,7 @@ function addRead(app: App, { reloads, closing }: RouteDeps): void {
       state: query.state ?? null,
       limit: query.limit,
       cursor: query.cursor ?? null,
+      view: query.view,
     }),
   );
 

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { parseSafetensorsHeader } from "../../orchestrator/checkpoint/safetensors-header.js";
 import { type BucketState, ROW_RANGES_KEY } from "../../orchestrator/contract/push.js";
 import type { ReloadStateName } from "../../orchestrator/contract/reload.js";
-import { reloadView } from "./views.js";
+import { PLAN, reloadView } from "./views.js";
 
 export interface FakePush {
   url: string;
@@ -16,6 +16,7 @@ export interface FakePush {
   asked: string[];
   /** Of POST /v1/reloads. */
   submitted: Record<string, unknown> | null;
+  planned: Record<string, unknown> | null;
   state: ReloadStateName;
   /** What the record says goes wrong. */
   error: { code: string; message: string; retryable: boolean; details: Record<string, unknown> } | null;
@@ -45,6 +46,7 @@ export async function startFakePush(): Promise<FakePush> {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     asked: [],
     submitted: null,
+    planned: null,
     state: "planning",
     error: null,
     buckets: new Map(),
@@ -73,6 +75,10 @@ async function answer(push: FakePush, request: IncomingMessage, response: Server
   if (method === "POST" && path === "/v1/reloads") {
     push.submitted = JSON.parse(body.toString()) as Record<string, unknown>;
     return void json(view(push), 202);
+  }
+  if (path === "/v1/plans") {
+    push.planned = JSON.parse(body.toString()) as Record<string, unknown>;
+    return void json(PLAN);
   }
   if (method === "GET" && path === "") {
     const read = view(push);

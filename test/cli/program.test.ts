@@ -69,6 +69,7 @@ function layercast(args: string, env: Record<string, string> = {}) {
 }
 
 const SUBMIT = "POST /v1/reloads";
+const PLAN = "POST /v1/plans";
 const GET = "GET /v1/reloads/reload-1";
 const EVENTS = "GET /v1/reloads/reload-1/events";
 const state = (id: string, name: string) => ({ id, event: "state", data: { state: name, epoch: 1, error: null } });
@@ -149,10 +150,10 @@ describe("submit", () => {
       layout_digest: "d",
       source_digest: "s",
     };
-    answers.set(SUBMIT, [json({ ...plan, layers: [], ranks: [], jobs_per_rank: 3, skipped: [], warnings: [] })]);
+    answers.set(PLAN, [json({ ...plan, layers: [], ranks: [], jobs_per_rank: 3, skipped: [], warnings: [] })]);
     const { out } = await layercast("submit --source x --dry-run");
     expect(asked).toHaveLength(1);
-    expect(asked[0]?.body).toMatchObject({ dry_run: true });
+    expect(asked[0]).toMatchObject({ path: "/v1/plans", body: { fleet: "default", source: { kind: "safetensors" } } });
     expect(out).toContain("qwen3, tensor-parallel size 2, recipe none: 0 layers in 3 jobs a rank");
   });
 });

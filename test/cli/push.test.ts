@@ -116,7 +116,7 @@ describe("push", () => {
 
   it("asks for the plan on a dry run and sends nothing", async () => {
     await layercast("--dry-run");
-    expect(push.submitted).toMatchObject({ dry_run: true, source: { kind: "push" } });
+    expect(push.planned).toMatchObject({ source: { kind: "push" } });
     expect(sent()).toEqual([]);
   });
 

@@ -132,9 +132,9 @@ describe("submissions", () => {
     expect((await cluster.ended(newest.reload_id)).state).toBe("committed");
   });
 
-  it("a dry run answers the plan and starts nothing", async () => {
+  it("a plan that is asked for starts nothing", async () => {
     const before = await cluster.client.reloads({ fleet: cluster.fleet, state: null, limit: 1 });
-    const plan = await cluster.client.dryRun({
+    const plan = await cluster.client.plan({
       fleet: cluster.fleet,
       source: { kind: "safetensors", uri: checkpoint("tiny-qwen3") },
       recipe: FP8,

@@ -40,7 +40,6 @@ const pushOf = (source: Partial<SubmitRequest["source"]> = {}, more: Partial<Sub
     layers_per_job: "auto",
   },
   metadata: {},
-  dry_run: false,
   ...more,
 });
 

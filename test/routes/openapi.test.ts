@@ -145,7 +145,6 @@ describe("the OpenAPI document", () => {
       fleet: "default",
       dtype: "auto",
       metadata: {},
-      dry_run: false,
       recipe: { scheme: "none", ignore: [] },
       install: { mode: "staged", staging: "auto", allow_new_layout: false, allow_non_finite: false },
       policy: {

@@ -159,7 +159,6 @@ describe("an invalid body", () => {
     [{ source: SOURCE, policy: { attempts: "5" } }, "policy.attempts", "must be integer"],
     [{ source: SOURCE, policy: { layers_per_job: 0 } }, "policy.layers_per_job", '"auto" or integer >= 1'],
     [{ source: SOURCE, fleet: "../etc" }, "fleet", "must match pattern"],
-    [{ source: SOURCE, dry_run: "yes" }, "dry_run", "must be boolean"],
     [{ source: SOURCE, metadata: { a: 1 } }, "metadata.a", "must be string"],
     [{ source: SOURCE, metadata: { a: "x".repeat(1001) } }, "metadata.a", "must NOT have more than 1000 characters"],
     [
@@ -179,8 +178,8 @@ describe("an invalid body", () => {
   });
 
   it("lists every bad field, but not without end", async () => {
-    const two = await errorsOf({ source: SOURCE, dtype: "int8", dry_run: 1 });
-    expect(two.errors.map((error) => error.path).sort()).toEqual(["dry_run", "dtype"]);
+    const two = await errorsOf({ source: SOURCE, dtype: "int8", weight_version: 1 });
+    expect(two.errors.map((error) => error.path).sort()).toEqual(["dtype", "weight_version"]);
     expect(two.detail).toContain("and 1 more");
     const many = await errorsOf({ source: SOURCE, recipe: { ignore: Array.from({ length: 500 }, () => 7) } });
     expect(many.errors).toHaveLength(20);
@@ -210,12 +209,10 @@ describe("an invalid body", () => {
     expect(errors.map((error) => error.path)).toEqual(["source.config"]);
   });
 
-  it("cannot ask for parts in place, not even as a trial", async () => {
-    for (const dry_run of [true, false]) {
-      const answer = await submit({ source: { ...PUSH, partial: true }, install: { mode: "in_place" }, dry_run });
-      expect(answer.json()).toMatchObject({ status: 400, code: "invalid_request" });
-      expect(answer.json().detail).toContain("a partial push in place could not be taken back");
-    }
+  it("cannot ask for parts in place", async () => {
+    const answer = await submit({ source: { ...PUSH, partial: true }, install: { mode: "in_place" } });
+    expect(answer.json()).toMatchObject({ status: 400, code: "invalid_request" });
+    expect(answer.json().detail).toContain("a partial push in place could not be taken back");
     expect((await submit({ source: PUSH, install: { mode: "in_place" } })).statusCode).toBe(202);
   });
 });

@@ -43,7 +43,6 @@ describe("submit", () => {
           layers_per_job: "auto",
         },
         metadata: {},
-        dry_run: false,
       },
     ]);
   });
@@ -92,31 +91,6 @@ describe("submit", () => {
       expect(answer.json()).toEqual(reloadView());
     }
   });
-
-  it("with dry_run answers 200 with the plan and submits nothing", async () => {
-    const planned: PlanRequest[] = [];
-    behave({
-      submit: async () => {
-        throw new Error("submitted");
-      },
-      plan: async (request) => {
-        planned.push(request);
-        return planView;
-      },
-    });
-    const answer = await post("/v1/reloads", { source: SOURCE, recipe: { scheme: "fp8-tensor" }, dry_run: true });
-    expect([answer.statusCode, answer.json()]).toEqual([200, planView]);
-    expect(answer.headers.location).toBeUndefined();
-    expect(planned).toEqual([
-      {
-        fleet: "default",
-        source: SOURCE,
-        dtype: "auto",
-        recipe: { scheme: "fp8-tensor", ignore: [] },
-        policy: { layers_per_job: "auto" },
-      },
-    ]);
-  });
 });
 
 describe("list", () => {
@@ -132,8 +106,8 @@ describe("list", () => {
     await get("/v1/reloads");
     expect(page.json()).toEqual({ reloads: [], next_cursor: "c2" });
     expect(seen).toEqual([
-      { fleet: "f1", state: "failed", limit: 7, cursor: "c1" },
-      { fleet: null, state: null, limit: 50, cursor: null },
+      { fleet: "f1", state: "failed", limit: 7, cursor: "c1", view: "full" },
+      { fleet: null, state: null, limit: 50, cursor: null, view: "full" },
     ]);
   });
 

@@ -218,7 +218,6 @@ function requestOf(source: Partial<SubmitRequest["source"]>, more: Partial<Submi
     install: { mode: "staged", staging: "auto", allow_new_layout: false, allow_non_finite: false },
     policy: POLICY,
     metadata: {},
-    dry_run: false,
     ...more,
   };
 }
