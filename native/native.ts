@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { buildCommand, findCore, missingCoreWords, rootOf } from "./core-file.js";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 5;
+export const NATIVE_ABI = 6;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -19,7 +19,8 @@ export const OP_FIELDS = [
   "scaleOffset", // the same for the F32 scales, -1: none
   "firstSlice", // index into slices
   "sliceCount",
-  "zeroRows", // this many last rows have no slice and are zero
+  "zeroRows", // this many rows have no slice and are zero
+  "zeroCols", // this many last columns no slice fills; zero too
   "constant", // the value of a scalar without slices, NaN: none
   "mustBePositive", // 1: a value that is zero or negative is an error
 ] as const;

@@ -25,7 +25,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 5;
+constexpr int kAbi = 6;
 
 // ---- Errors
 

@@ -15,7 +15,7 @@
 
 namespace layercast {
 
-inline constexpr uint32_t kBackendAbi = 3;
+inline constexpr uint32_t kBackendAbi = 4;
 
 /// The backend's own, opaque here.
 struct Device;
@@ -52,13 +52,14 @@ struct HalfSpec {
   const uint8_t* ipc_handle;
 };
 
-/// Rows of pinned host memory, to be packed from byte `to` of a tile on.
+/// Rows of pinned host memory, the first to be copied to byte `to` of a tile, each next one `to_stride` bytes further.
 struct HostRows {
   const uint8_t* at;
   uint64_t stride;
   uint64_t rows;
   uint64_t row_bytes;
   uint64_t to;
+  uint64_t to_stride;
 };
 
 /// A part of an op's matrix: full rows, a piece of one row, or a piece of a band of scale blocks.
@@ -138,8 +139,8 @@ struct Backend {
   Status (*begin_run)(Device* device, const RunSpec* spec, Run** run);
   /// Host memory that the lane's next tile is read into, its rows packed, in the op's source dtype.
   Status (*buffer)(Run* run, uint32_t lane, uint64_t bytes, uint8_t** host);
-  /// The lane's next tile comes from pinned memory instead: measure or put follows with `host` null. The rows fill the
-  /// tile whole. Null where the backend reads host memory like any other.
+  /// The lane's next tile comes from pinned memory instead: measure or put follows with `host` null. What of the tile
+  /// the rows do not fill is zero. Null where the backend reads host memory like any other.
   Status (*fetch)(Run* run, uint32_t lane, const Tile* tile, const HostRows* rows, uint64_t count);
   /// First pass of a scheme that has one scale for a whole matrix: the tile's amax goes into the op's.
   Status (*measure)(Run* run, uint32_t lane, const Tile* tile, const uint8_t* host);

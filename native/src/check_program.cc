@@ -95,21 +95,24 @@ void check_coverage(const LayerProgram& program, const Op& op, const std::string
   require(op.first_slice <= program.slices.size() && op.slice_count <= program.slices.size() - op.first_slice, name,
           "its slices are not in the program");
   require(op.zero_rows <= op.rows, name, "it has more zero rows than rows");
-  uint64_t row = 0;
+  require(op.zero_cols <= op.cols, name, "it has more zero columns than columns");
+  uint64_t row = 0, filled = 0;
   for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count; i++) {
     const Slice& slice = program.slices[i];
-    require(slice.cols == op.cols, name, "a slice has another number of columns");
-    require(slice.to_row == row, name, "its slices are not in the order of the rows they fill, without gaps");
+    require(slice.cols == op.cols - op.zero_cols, name, "a slice has another number of columns");
+    require(slice.to_row >= row, name, "its slices are not in the order of the rows they fill");
     const DType first = program.slices[op.first_slice].dtype;
     require(slice.dtype == first || (is_source_dtype(slice.dtype) && is_source_dtype(first)), name,
             "some of its slices have codes, and others values");
     require(is_dequantized(slice) == is_dequantized(program.slices[op.first_slice]), name,
             "some of its slices have scales, and others do not");
-    row += slice.rows;
+    row = slice.to_row + slice.rows;
+    filled += slice.rows;
   }
   const bool constant = op.slice_count == 0 && !std::isnan(op.constant);
   require(std::isnan(op.constant) || op.slice_count == 0, name, "it has slices and a constant");
-  require(constant || row == op.rows - op.zero_rows, name, "its slices and zero rows do not fill it");
+  require(constant || (row <= op.rows && filled == op.rows - op.zero_rows), name,
+          "its slices and zero rows do not fill it");
 }
 
 /// Codes are either made values of, or they are copied.

@@ -78,6 +78,7 @@ std::vector<Op> ops_from_numbers(std::span<const double> numbers) {
     op.first_slice = row.next_count();
     op.slice_count = row.next_count();
     op.zero_rows = row.next_count();
+    op.zero_cols = row.next_count();
     op.constant = row.next();
     op.must_be_positive = row.next_enum<int>(0, 1) != 0;
   });

@@ -25,6 +25,7 @@ struct Op {
   uint64_t first_slice;
   uint64_t slice_count;
   uint64_t zero_rows;
+  uint64_t zero_cols;
   double constant;
   bool must_be_positive;
 };
@@ -88,7 +89,7 @@ struct Copy {
   uint64_t to_offset;
 };
 
-inline constexpr size_t kOpFields = 12;
+inline constexpr size_t kOpFields = 13;
 inline constexpr size_t kSliceFields = 9;
 inline constexpr size_t kScaleFields = 8;
 inline constexpr size_t kAgreementFields = 2;

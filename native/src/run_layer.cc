@@ -63,15 +63,14 @@ struct ReadTotals {
 const uint8_t* bring_tile(const LayerProgram& program, const SourceFiles& files, BackendRun& run, uint32_t lane,
                           const Tile& tile, ReadTotals& totals) {
   Stopwatch watch;
-  const uint64_t bytes = tile.rows * tile.cols * dtype_bytes(source_dtype(program, program.ops[tile.op]));
   const std::vector<HostRows> rows = files.pinned_rows(tile);
   uint8_t* host = nullptr;
   if (rows.empty()) {
-    host = run.buffer(lane, bytes);
+    host = run.buffer(lane, tile.rows * tile.cols * dtype_bytes(source_dtype(program, program.ops[tile.op])));
     totals.bytes.fetch_add(files.read_tile(tile, host), std::memory_order_relaxed);
   } else {
     run.fetch(lane, tile, rows);
-    totals.bytes.fetch_add(bytes, std::memory_order_relaxed);
+    for (const HostRows& some : rows) totals.bytes.fetch_add(some.rows * some.row_bytes, std::memory_order_relaxed);
   }
   totals.ns.fetch_add(watch.lap_ns(), std::memory_order_relaxed);
   return host;
@@ -109,12 +108,13 @@ struct BadPlace {
 };
 
 BadPlace locate(const LayerProgram& program, const Op& op, uint64_t element, ErrorCode code) {
-  const uint64_t row = element / op.cols;
+  const uint64_t row = element / op.cols, col = element % op.cols;
   for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count; i++) {
     const Slice& slice = program.slices[i];
-    if (row < slice.to_row + slice.rows) return {i, row - slice.to_row, element % op.cols, code};
+    const bool is_of_slice = row >= slice.to_row && row < slice.to_row + slice.rows && col < slice.cols;
+    if (is_of_slice) return {i, row - slice.to_row, col, code};
   }
-  return {program.slices.size(), row, element % op.cols, code};  // a constant, which has no slice
+  return {program.slices.size(), row, col, code};  // a constant or a zero, which has no slice
 }
 
 [[noreturn]] void throw_bad(const BadPlace& place) {

@@ -18,6 +18,18 @@ uint64_t offset_in_file(const Slice& slice, uint64_t row, uint64_t col) {
   return slice.offset + row * slice.row_stride + col * slice.col_stride;
 }
 
+bool is_constant(const Op& op) { return op.slice_count == 0 && !std::isnan(op.constant); }
+
+/// Rows that lie packed at the end of the memory of as many wider ones become those, with zeros behind each.
+void widen_rows(uint8_t* rows, uint64_t count, uint64_t bytes, uint64_t wide_bytes) {
+  const uint8_t* from = rows + count * (wide_bytes - bytes);
+  for (uint64_t row = 0; row < count; row++) {
+    uint8_t* to = rows + row * wide_bytes;
+    std::memmove(to, from + row * bytes, bytes);
+    std::memset(to + bytes, 0, wide_bytes - bytes);
+  }
+}
+
 void fill_constant(uint8_t* to, uint64_t elements, float value) {
   for (uint64_t i = 0; i < elements; i++) std::memcpy(to + i * sizeof value, &value, sizeof value);
 }
@@ -36,26 +48,40 @@ void SourceFiles::open_file(uint64_t index, const PinnedSources& pinned) {
 
 uint64_t SourceFiles::read_tile(const Tile& tile, uint8_t* buffer) const {
   const Op& op = program_.ops[tile.op];
+  if (is_constant(op)) {
+    fill_constant(buffer, tile.rows * tile.cols, static_cast<float>(op.constant));
+    return 0;
+  }
   const DType dtype = source_dtype(program_, op);
   const uint64_t row_bytes = tile.cols * dtype_bytes(dtype);
-  const uint64_t end_row = tile.first_row + tile.rows;
-  uint64_t row = tile.first_row;
-  uint64_t bytes_read = 0;
-  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count && row < end_row; i++) {
-    const Slice& slice = program_.slices[i];
-    if (row >= slice.to_row + slice.rows) continue;
-    const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
-    const Part part = {row - slice.to_row, rows, tile.first_col, tile.cols};
-    bytes_read += read_part(slice, part, dtype, buffer + (row - tile.first_row) * row_bytes);
-    row += rows;
-  }
-  uint8_t* rest = buffer + (row - tile.first_row) * row_bytes;
-  if (op.slice_count == 0 && !std::isnan(op.constant)) {
-    fill_constant(rest, (end_row - row) * tile.cols, static_cast<float>(op.constant));
-  } else {
-    std::memset(rest, 0, (end_row - row) * row_bytes);
-  }
+  uint64_t row = 0, bytes_read = 0;  // of the tile: the next that is not filled yet
+  each_part(tile, [&](const Slice& slice, const Part& part, uint64_t to_row) {
+    std::memset(buffer + row * row_bytes, 0, (to_row - row) * row_bytes);
+    // What is narrower than the tile is read to the end of its rows' memory, and then spread over it.
+    const uint64_t part_row_bytes = part.cols * dtype_bytes(dtype);
+    uint8_t* rows = buffer + to_row * row_bytes;
+    bytes_read += read_part(slice, part, dtype, rows + part.rows * (row_bytes - part_row_bytes));
+    if (part_row_bytes < row_bytes) widen_rows(rows, part.rows, part_row_bytes, row_bytes);
+    row = to_row + part.rows;
+  });
+  std::memset(buffer + row * row_bytes, 0, (tile.rows - row) * row_bytes);
   return bytes_read;
+}
+
+template <class Each>
+void SourceFiles::each_part(const Tile& tile, const Each& each) const {
+  const Op& op = program_.ops[tile.op];
+  const uint64_t end_col = std::min(tile.first_col + tile.cols, op.cols - op.zero_cols);
+  if (end_col <= tile.first_col) return;
+  const uint64_t end_row = tile.first_row + tile.rows;
+  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count; i++) {
+    const Slice& slice = program_.slices[i];
+    const uint64_t from = std::max(tile.first_row, slice.to_row);
+    const uint64_t to = std::min(end_row, slice.to_row + slice.rows);
+    if (from >= to) continue;
+    const Part part = {from - slice.to_row, to - from, tile.first_col, end_col - tile.first_col};
+    each(slice, part, from - tile.first_row);
+  }
 }
 
 bool SourceFiles::seem_pinned() const {
@@ -66,25 +92,21 @@ bool SourceFiles::seem_pinned() const {
 }
 
 std::vector<HostRows> SourceFiles::pinned_rows(const Tile& tile) const {
-  const Op& op = program_.ops[tile.op];
-  const DType dtype = source_dtype(program_, op);
-  const uint64_t end_row = tile.first_row + tile.rows;
-  uint64_t row = tile.first_row;
+  const DType dtype = source_dtype(program_, program_.ops[tile.op]);
   std::vector<HostRows> found;
-  for (uint64_t i = op.first_slice; i < op.first_slice + op.slice_count && row < end_row; i++) {
-    const Slice& slice = program_.slices[i];
-    if (row >= slice.to_row + slice.rows) continue;
-    const uint64_t rows = std::min(end_row, slice.to_row + slice.rows) - row;
-    const uint64_t row_bytes = tile.cols * dtype_bytes(slice.dtype);
-    if (!is_as_stored(slice) || slice.dtype != dtype) return {};
-    const uint64_t offset = offset_in_file(slice, row - slice.to_row, tile.first_col);
+  bool is_pinned = true;
+  each_part(tile, [&](const Slice& slice, const Part& part, uint64_t to_row) {
+    const uint64_t element_bytes = dtype_bytes(slice.dtype);
+    const uint64_t row_bytes = part.cols * element_bytes, to_stride = tile.cols * element_bytes;
+    const uint64_t offset = offset_in_file(slice, part.first_row, part.first_col);
     const PinnedFile* file = pinned_[slice.file].get();
-    if (file == nullptr || !file->is_current(offset, (rows - 1) * slice.row_stride + row_bytes)) return {};
-    found.push_back({file->bytes() + offset, slice.row_stride, rows, row_bytes, (row - tile.first_row) * row_bytes});
-    row += rows;
-  }
-  if (row < end_row) return {};  // zeros or a constant follow
-  return found;
+    is_pinned = is_pinned && file != nullptr && is_as_stored(slice) && slice.dtype == dtype &&
+                file->is_current(offset, (part.rows - 1) * slice.row_stride + row_bytes);
+    if (!is_pinned) return;
+    const uint8_t* at = file->bytes() + offset;
+    found.push_back({at, slice.row_stride, part.rows, row_bytes, to_row * to_stride, to_stride});
+  });
+  return is_pinned ? found : std::vector<HostRows>();
 }
 
 float SourceFiles::read_value(uint64_t index) const {

@@ -18,15 +18,15 @@ class SourceFiles {
   /// Opens the files that slices and scales name; throws source_not_found or source_changed.
   SourceFiles(const LayerProgram& program, const PinnedSources& pinned);
 
-  /// Fills `buffer` with the tile's elements in the op's source dtype, rows packed; rows without a slice become the op's
+  /// Fills `buffer` with the tile's elements in the op's source dtype, rows packed; what no slice fills becomes the op's
   /// constant, or zero. Returns the bytes read, those between the columns included where they were read too.
   uint64_t read_tile(const Tile& tile, uint8_t* buffer) const;
 
   /// Whether the device can read by itself wherever a slice begins, and as it lies: so most likely all of them.
   bool seem_pinned() const;
 
-  /// The tile's rows where the device can read all of them by itself; else none, and so where they are not to be copied
-  /// as they lie.
+  /// What of the tile slices fill, where the device can read all of that by itself; else none, and so where it is not to be
+  /// copied as it lies.
   std::vector<HostRows> pinned_rows(const Tile& tile) const;
 
   /// The value of a slice of one element.
@@ -36,6 +36,9 @@ class SourceFiles {
   void check_unchanged() const { files_.check_unchanged(); }
 
  private:
+  /// Calls each(slice, part of it, row of the tile where that goes) for what of a tile slices fill, from the top.
+  template <class Each>
+  void each_part(const Tile& tile, const Each& each) const;
   uint64_t read_part(const Slice& slice, const Part& part, DType dtype, uint8_t* to) const;
   uint64_t read_widened(const Slice& slice, const Part& part, uint8_t* to) const;
   uint64_t read_elements(const Slice& slice, const Part& part, uint8_t* to) const;

@@ -85,6 +85,8 @@ export interface Part {
   rowStride: number;
   colStride: number;
   rule: PartRule;
+  /** A rank's cut is made up with zeros, below and to the right, to multiples of this; 1: it stays as it is. */
+  padTo: number;
   /** For FP8 codes on disk that are to be made values again; null: the part is taken as it is. */
   scales: PartScales | null;
 }
@@ -178,7 +180,7 @@ export interface Source {
 }
 
 /** Of layouts and sources as Redis keeps them. Raise it when a field of Layout or Source changes its meaning: others are not read. */
-export const PLAN_FORMAT = 1;
+export const PLAN_FORMAT = 2;
 
 export interface Plan {
   layout: Layout;

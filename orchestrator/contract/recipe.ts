@@ -11,6 +11,11 @@ export interface SchemeRow {
    * "all": it must see the whole matrix, as for one scale.
    */
   readonly rowsTogether: number | "all";
+  /**
+   * An expert's parts are each made up with zeros to a multiple of so many rows and columns, as the engine's kernels want it;
+   * absent: they stay as they are.
+   */
+  readonly expertsPadTo?: number;
   /** Shape of the F32 scales of a weight [rows, cols]; of experts' weights it is that of one expert. */
   readonly scaleShape: (rows: number, cols: number, isExpert: boolean) => number[];
 }
@@ -29,6 +34,7 @@ export const SCHEMES = {
   "fp8-block": {
     code: 3,
     rowsTogether: SCALE_BLOCK,
+    expertsPadTo: SCALE_BLOCK,
     scaleSuffix: "_scale_inv",
     scaleShape: (rows, cols) => [Math.ceil(rows / SCALE_BLOCK), Math.ceil(cols / SCALE_BLOCK)],
   },
@@ -36,6 +42,12 @@ export const SCHEMES = {
 
 export type Scheme = keyof typeof SCHEMES;
 export const SCHEME_NAMES = Object.keys(SCHEMES) as Scheme[];
+
+/** What an expert's parts are made up to under the scheme. */
+export function expertsPadTo(scheme: Scheme): number {
+  const row: SchemeRow = SCHEMES[scheme];
+  return row.expertsPadTo ?? 1;
+}
 
 /** What a request may name: a scheme, or that codes and scales of a checkpoint quantized already stay what they are. */
 export const RECIPES = [...SCHEME_NAMES, "as-stored"] as const;

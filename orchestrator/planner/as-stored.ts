@@ -125,8 +125,14 @@ function elementsFrom(
   { tensors, firsts }: ScaleMatrices,
   start: number,
   indexOf: AsStoredSettings["indexOf"],
-): Pick<Part, "tensors" | "firsts" | "colStride" | "scales"> {
-  return { tensors: tensors.map(indexOf), firsts: firsts.map((first) => first + start), colStride: 1, scales: null };
+): Pick<Part, "tensors" | "firsts" | "colStride" | "padTo" | "scales"> {
+  return {
+    tensors: tensors.map(indexOf),
+    firsts: firsts.map((first) => first + start),
+    colStride: 1,
+    padTo: 1,
+    scales: null,
+  };
 }
 
 function isSame(one: Part, other: Part): boolean {

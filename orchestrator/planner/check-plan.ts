@@ -6,7 +6,7 @@
 import { byteCount } from "../contract/dtype.js";
 import type { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, CheckpointTable, KernelTensor, Layout, Plan, PlanLayer } from "../contract/plan.js";
-import { SCHEMES } from "../contract/recipe.js";
+import { expertsPadTo, SCHEMES } from "../contract/recipe.js";
 import { layoutArenas } from "./arena-layout.js";
 import { checkPrograms } from "./check-programs.js";
 import { checkScales } from "./check-scales.js";
@@ -65,7 +65,8 @@ function checkKernel({ layout, source }: Plan, kernel: KernelTensor): void {
       `of dtype ${dtype} is ${rows} × ${cols} under ${scheme}, but has shape [${shape}] and scales [${scale?.shape}]`,
     );
   if (constant !== null && (constant !== 1 || parts.length > 0)) throw fault(kernel, `is ${constant}`);
-  for (const { tensors, firsts, scales } of parts) {
+  for (const { tensors, firsts, scales, padTo } of parts) {
+    if (padTo !== (experts === null ? 1 : expertsPadTo(scheme))) throw fault(kernel, `is made up to ${padTo}`);
     const lists = [tensors, firsts, ...(scales === null ? [] : [scales.tensors, scales.firsts])];
     if (lists.some(({ length }) => length !== (experts?.count ?? 1)))
       throw fault(kernel, `has ${experts?.count ?? 1} matrices, a part of it another number`);

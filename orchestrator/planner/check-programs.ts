@@ -122,7 +122,10 @@ function checkOp(
   if (!isRight) throw fault(kernel, "is written as something else");
 }
 
-/** The op's slices and zero rows follow each other from row 0 to the last; those that must agree are one beside the others. */
+/**
+ * The op's slices follow each other from row 0 to the last, each made up with zero rows as its part says; those that must agree
+ * are one beside the others. Zero rows of a vocabulary are the last.
+ */
 function checkSlices(stored: Stored, taken: Taken, program: LayerProgram, matrix: number, next: Reached): void {
   const { kernel } = taken;
   const { ops } = program;
@@ -134,21 +137,36 @@ function checkSlices(stored: Stored, taken: Taken, program: LayerProgram, matrix
   if (ops[at + OP.firstSlice] !== first || count !== (kernel.mustAgree ? 1 : expected))
     throw fault(kernel, `${count} slices of it are written, of ${kernel.parts.length} parts`);
   let rows = 0;
-  for (let part = 0; part < expected; part++) {
-    const sliceRows = checkSlice(stored, taken, program, next, part, matrix, kernel.mustAgree ? 0 : rows);
-    if (!kernel.mustAgree || part === 0) rows += sliceRows;
-    else checkAgreement(kernel, program, next.agreements++, first, next.slices);
+  let toRow = 0;
+  for (let index = 0; index < expected; index++) {
+    const sliceRows = checkSlice(stored, taken, program, next, index, matrix, kernel.mustAgree ? 0 : toRow);
+    if (!kernel.mustAgree || index === 0) {
+      rows += sliceRows;
+      toRow += madeUp(sliceRows, kernel.parts[index]);
+    } else checkAgreement(kernel, program, next.agreements++, first, next.slices);
     next.slices++;
   }
   const constantRows = kernel.constant !== null && kernel.parts.length === 0 ? 1 : 0;
-  if (rows + zeroRows + constantRows !== kernel.rows || Number.isNaN(ops[at + OP.constant]) !== (constantRows === 0))
+  const end = toRow + constantRows + (isVocabulary(kernel) ? zeroRows : 0);
+  const isFull = rows + zeroRows + constantRows === kernel.rows && end === kernel.rows;
+  if (!isFull || Number.isNaN(ops[at + OP.constant]) !== (constantRows === 0))
     throw fault(kernel, `has ${kernel.rows} rows, of which ${rows + zeroRows} are written`);
   checkRounding(kernel, program, at, { first, count });
 }
 
 /** A slice a part; only the last ranks may have nothing of a vocabulary but its padding. */
-function expectedSlices({ parts }: KernelTensor, count: number): number {
-  return count === 0 && parts.length === 1 && parts[0]?.rule.kind === "vocabulary" ? 0 : parts.length;
+function expectedSlices(kernel: KernelTensor, count: number): number {
+  return count === 0 && isVocabulary(kernel) ? 0 : kernel.parts.length;
+}
+
+function isVocabulary({ parts }: KernelTensor): boolean {
+  return parts.length === 1 && parts[0]?.rule.kind === "vocabulary";
+}
+
+/** Rows or columns of a part's cut, with the zeros that it is made up with. */
+function madeUp(size: number, part: Part | undefined): number {
+  const padTo = part?.padTo ?? 1;
+  return size + ((padTo - (size % padTo)) % padTo);
 }
 
 /** Values are rounded to what the plan says; not at all where they are of that dtype already. */
@@ -220,10 +238,12 @@ function checkSlice(
     program.files[slices[at + SLICE.file] ?? -1]?.path === stored.path[tensor];
   if (!isInside || !isRight)
     throw fault(kernel, `slice ${next.slices} of ${rows} × ${cols} at byte ${offset} is outside its tensor`);
-  if (slices[at + SLICE.toRow] !== toRow || cols !== kernel.cols)
+  const zeroCols = program.ops[next.ops * WIDTHS.ops + OP.zeroCols];
+  if (slices[at + SLICE.toRow] !== toRow || madeUp(cols, part) !== kernel.cols || zeroCols !== kernel.cols - cols)
     throw fault(
       kernel,
-      `a slice of ${rows} × ${cols} goes to row ${slices[at + SLICE.toRow]}, of ${kernel.cols} columns row ${toRow} is next`,
+      `a slice of ${rows} × ${cols} goes to row ${slices[at + SLICE.toRow]}, of ${kernel.cols} columns row ${toRow} is next, ` +
+        `${zeroCols} of them zero`,
     );
   const scale = slices[at + SLICE.scale];
   if (part.scales === null ? scale !== -1 : scale !== next.scales) throw fault(kernel, `a slice has scale ${scale}`);

@@ -4,17 +4,27 @@
 import type { Part, PartRule } from "../contract/plan.js";
 import type { PartSpec } from "./architectures/family.js";
 
-/** A rectangle of the whole part, and the zero rows that follow it in the rank's tensor. */
+/** A rectangle of the whole part, and the zeros that are below it and to its right in the rank's tensor. */
 export interface Cut {
   row: number;
   rows: number;
   col: number;
   cols: number;
   zeroRows: number;
+  zeroCols: number;
 }
 
-export function cutPart(part: Pick<Part, "rows" | "cols" | "rule">, rank: number, ranks: number): Cut {
-  const { rows, cols, rule } = part;
+export function cutPart(part: Pick<Part, "rows" | "cols" | "rule" | "padTo">, rank: number, ranks: number): Cut {
+  const { zeroRows, ...window } = windowOfRank(part, rank, ranks);
+  const missing = (size: number) => Math.ceil(size / part.padTo) * part.padTo - size;
+  return { ...window, zeroRows: zeroRows + missing(window.rows + zeroRows), zeroCols: missing(window.cols) };
+}
+
+function windowOfRank(
+  { rows, cols, rule }: Pick<Part, "rows" | "cols" | "rule">,
+  rank: number,
+  ranks: number,
+): Omit<Cut, "zeroCols"> {
   switch (rule.kind) {
     case "replicate":
       return { row: 0, rows, col: 0, cols, zeroRows: 0 };

@@ -53,6 +53,7 @@ interface CutKernel {
   kernel: KernelTensor;
   cuts: Cut[];
   zeroRows: number;
+  zeroCols: number;
   first: number;
   count: number;
 }
@@ -74,7 +75,8 @@ export function layerGeometry(
     .map((kernel): CutKernel => {
       const cuts = kernel.parts.map((part) => cutPart(part, rank, ranks));
       const zeroRows = cuts.reduce((sum, cut) => sum + cut.zeroRows, 0);
-      return { kernel, cuts, zeroRows, ...matricesOf(kernel, rank, ranks) };
+      const zeroCols = cuts[0]?.zeroCols ?? 0;
+      return { kernel, cuts, zeroRows, zeroCols, ...matricesOf(kernel, rank, ranks) };
     });
   const geometry = emptyGeometry(loaded, tables);
   const next: Filled = { ops: 0, slices: 0, scales: 0, agreements: 0 };
@@ -138,6 +140,7 @@ function putKernel(geometry: Geometry, next: Filled, cut: CutKernel, places: Pla
     ops[at + OP.firstSlice] = firstSlice;
     ops[at + OP.sliceCount] = sliceCount;
     ops[at + OP.zeroRows] = cut.zeroRows;
+    ops[at + OP.zeroCols] = cut.zeroCols;
     ops[at + OP.constant] = kernel.constant ?? Number.NaN;
     ops[at + OP.mustBePositive] = kernel.mustBePositive ? 1 : 0;
   }
@@ -163,7 +166,7 @@ function putSlices(geometry: Geometry, next: Filled, { kernel, cuts }: CutKernel
     slices[at + SLICE.colStride] = part.colStride;
     slices[at + SLICE.scale] = part.scales === null ? -1 : putScales(geometry, next, part.scales, cut, matrix);
     if (!kernel.mustAgree) {
-      toRow += cut.rows;
+      toRow += cut.rows + cut.zeroRows;
     } else if (slice !== firstSlice) {
       const pair = next.agreements++ * WIDTHS.agreements;
       agreements[pair + AGREEMENT.slice] = firstSlice;

@@ -60,8 +60,8 @@ function derivedFacts(derived: KernelTensor["derived"]): unknown[] | null {
   return [from, scheme, scale, heads, headRows, firstRow, transposed];
 }
 
-function partFacts({ tensors, firsts, rows, cols, rowStride, colStride, rule, scales }: Part): unknown[] {
-  return [tensors, firsts, rows, cols, rowStride, colStride, rule.kind, sizeOf(rule), scaleFacts(scales)];
+function partFacts({ tensors, firsts, rows, cols, rowStride, colStride, rule, padTo, scales }: Part): unknown[] {
+  return [tensors, firsts, rows, cols, rowStride, colStride, rule.kind, sizeOf(rule), padTo, scaleFacts(scales)];
 }
 
 function sizeOf(rule: Part["rule"]): number | null {

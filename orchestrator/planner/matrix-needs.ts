@@ -8,6 +8,7 @@ import { matricesOf } from "./expert-placement.js";
 import { type Geometry, layerGeometry, type Places, placesOf } from "./layer-geometry.js";
 import { moduleOf } from "./modules.js";
 import { OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
+import { type RowRange, type RowRanges, withoutRows } from "./row-ranges.js";
 
 /** `rows`: rows of the matrix. `scales`: of the codes of other needs. `agreement`: a value that must equal the first need's. */
 export type NeedKind = "rows" | "scales" | "agreement";
@@ -39,8 +40,8 @@ export interface Matrix {
   op: Float64Array;
   rows: number;
   cols: number;
-  /** Of the last rows, which nothing of the checkpoint fills. */
-  zeroRows: number;
+  /** Rows that no need fills: they are zero, or the constant. */
+  unfilled: RowRanges;
   /** It can be written in so many rows at a time, counted from the first; "all": only whole. */
   rowsTogether: number | "all";
   needs: Need[];
@@ -92,18 +93,25 @@ function matrixOf(geometry: Geometry, row: number, kernel: KernelTensor, layer: 
   const { ops, slices } = geometry;
   const op = ops.slice(row * WIDTHS.ops, (row + 1) * WIDTHS.ops);
   const end = ops[(row + 1) * WIDTHS.ops + OP.firstSlice] ?? slices.length / WIDTHS.slices;
+  const needs = needsOf(geometry, op[OP.firstSlice] ?? 0, end, kernel.mustAgree);
+  const rows = op[OP.rows] ?? 0;
   return {
     layer,
     phase: kernel.phase,
     kernel,
     module: moduleOf(kernel.name),
     op,
-    rows: op[OP.rows] ?? 0,
+    rows,
     cols: op[OP.cols] ?? 0,
-    zeroRows: op[OP.zeroRows] ?? 0,
+    unfilled: withoutRows([{ from: 0, to: rows }], needs.filter(({ kind }) => kind === "rows").map(rowsOfNeed)),
     rowsTogether: kernel.mustAgree || kernel.mustBePositive ? "all" : SCHEMES[kernel.scheme].rowsTogether,
-    needs: needsOf(geometry, op[OP.firstSlice] ?? 0, end, kernel.mustAgree),
+    needs,
   };
+}
+
+/** Rows of the matrix that the need fills. */
+export function rowsOfNeed({ toRow, rows }: Pick<Need, "toRow" | "rows">): RowRange {
+  return { from: toRow, to: toRow + rows };
 }
 
 /** Slices [from, to) of the geometry, and the scales of those that are codes. */

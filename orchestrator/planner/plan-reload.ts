@@ -24,7 +24,7 @@ import type {
   PlanLayer,
   Source,
 } from "../contract/plan.js";
-import { type Recipe, SCHEMES, type Scheme } from "../contract/recipe.js";
+import { expertsPadTo, type Recipe, SCHEMES, type Scheme } from "../contract/recipe.js";
 import { familyOf, layersOf, readDimensions } from "./architectures/index.js";
 import { keptScales, scaledBy } from "./as-stored.js";
 import { cutPart, indivisibleSize } from "./cut-part.js";
@@ -130,10 +130,11 @@ function kernelTensor(matched: MatchedTensor, settings: Settings): KernelTensor 
   const byRank = spec.experts !== undefined && settings.expertParallel;
   if (!byRank) for (const part of matched.parts) checkDivides(part, ranks);
   const { scheme, dtype, roundTo } = valuesOf(matched, settings);
-  const parts = matched.parts.map((part) => partOf(part, byRank, settings));
+  const padTo = spec.experts === undefined ? 1 : expertsPadTo(scheme);
+  const parts = matched.parts.map((part) => partOf(part, { isWhole: byRank, padTo }, settings));
   const cuts = parts.map((part) => cutPart(part, 0, ranks));
   const rows = cuts.reduce((sum, cut) => sum + cut.rows + cut.zeroRows, 0);
-  const cols = cuts[0]?.cols ?? 1;
+  const cols = cuts.reduce((most, cut) => Math.max(most, cut.cols + cut.zeroCols), 1);
   const isVector = matched.parts[0]?.tensors[0]?.shape.length === 1;
   const { scaleSuffix, scaleShape } = SCHEMES[scheme];
   const shapeOfScales = scaleShape(rows, cols, spec.experts !== undefined);
@@ -185,7 +186,7 @@ function attentionScale({ spec, parts }: MatchedTensor, settings: Settings): Ker
     shape: [],
     rows: 1,
     cols: 1,
-    parts: parts.map((part) => partOf(part, false, settings)),
+    parts: parts.map((part) => partOf(part, UNPADDED, settings)),
     constant: parts.length === 0 ? 1 : null,
     mustBePositive: true,
     phase: "finalize",
@@ -235,8 +236,16 @@ const AS_IT_IS = {
   phase: "layer",
 } satisfies Partial<KernelTensor>;
 
-/** `isWhole`: no rank cuts it. */
-function partOf({ spec, source, tensors, scales }: MatchedPart, isWhole: boolean, settings: Settings): Part {
+/** `isWhole`: no rank cuts it. `padTo`: as in Part. */
+type CutSettings = Pick<Part, "padTo"> & { isWhole: boolean };
+
+const UNPADDED: CutSettings = { isWhole: false, padTo: 1 };
+
+function partOf(
+  { spec, source, tensors, scales }: MatchedPart,
+  { isWhole, padTo }: CutSettings,
+  settings: Settings,
+): Part {
   const { recipe, indexOf } = settings;
   const { rows, cols } = spec;
   const rowStride = source.view?.rowStride ?? cols;
@@ -253,6 +262,7 @@ function partOf({ spec, source, tensors, scales }: MatchedPart, isWhole: boolean
     rowStride,
     colStride,
     rule: isWhole ? { kind: "replicate" } : spec.rule,
+    padTo,
     scales:
       codes === undefined || scales === null
         ? null

@@ -8,7 +8,7 @@ import { SCHEMES } from "../contract/recipe.js";
 import { isTransposed, type Matrix, type Need } from "./matrix-needs.js";
 import { AGREEMENT, OP, SCALE, SLICE, valuesDType, WIDTHS } from "./program-tables.js";
 import type { ResolvedProgram } from "./resolve.js";
-import type { RowRange } from "./row-ranges.js";
+import { commonRows, type RowRange, rowCount } from "./row-ranges.js";
 
 /** Some rows of a need, and where they are. */
 export interface PlacedRows extends RowRange {
@@ -84,13 +84,13 @@ function putRows(tables: Tables, { matrix, from, to, placed }: MatrixRows, dtype
 
 /** The op of the whole matrix, made that of some of its rows. */
 function opOfRows(
-  { op, cols, rows, zeroRows, kernel }: Matrix,
+  { op, cols, unfilled, kernel }: Matrix,
   { from, to }: RowRange,
   slices: { table: number[]; first: number; count: number },
 ): Float64Array {
   const made = op.slice();
   made[OP.rows] = to - from;
-  made[OP.zeroRows] = Math.max(0, to - Math.max(from, rows - zeroRows));
+  made[OP.zeroRows] = kernel.constant === null ? rowCount(commonRows(unfilled, [{ from, to }])) : 0;
   made[OP.outOffset] = (op[OP.outOffset] ?? 0) + from * cols * DTYPES[kernel.dtype].bytes;
   const scaleOffset = op[OP.scaleOffset] ?? -1;
   if (scaleOffset !== -1) made[OP.scaleOffset] = scaleOffset + F32_BYTES * scalesBefore(kernel.scheme, from, cols);

@@ -34,6 +34,7 @@ export function channelProgram(path: string, values: number[]): LayerProgram & {
         firstSlice: 0,
         sliceCount: 1,
         zeroRows: 0,
+        zeroCols: 0,
         constant: Number.NaN,
         mustBePositive: 0,
       },

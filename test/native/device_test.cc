@@ -208,6 +208,30 @@ LAW("exponents become floats on their way to a device, whether their file is pin
   }
 }
 
+LAW("what no slice fills is zero, where the device fetches, reads with gaps, and quantizes, as on the CPU") {
+  for (const Scheme scheme : kEveryScheme) {
+    DeviceBench bench;
+    const auto arena = bench.open();
+    LayerProgram program = program_in(bench.directory, 300, 1000);
+    // Rows 100 to 127 and 228 to 299, and the last columns, are made up; the slices' columns are those of two windows.
+    program.ops = {filled(scheme, scheme == Scheme::none ? DType::f32 : DType::f8_e4m3, 300, 640, 2)};
+    program.ops[0].zero_rows = 100;
+    program.ops[0].zero_cols = 140;
+    program.slices = {{0, 40, 4000, 100, 500, DType::f32, 0, 4, -1}, {0, 2000, 4000, 100, 500, DType::f32, 128, 4, -1}};
+    Bench cpu(kDataBytes);
+    const LayerReport expected = cpu.run(program);
+    CHECK_EQUAL(bench.stand_in.device->pinned_sources().keep(program.files, 1'200'000), 1'200'000u);
+    for (int run = 0; run < 2; run++) {
+      arena->open_staging(bench.pool, Where::device, true);
+      const LayerReport report = run_layer(bench.pool, *arena, Half::staging, program, CancelToken());
+      CHECK_EQUAL(report.digest, expected.digest);
+      CHECK_EQUAL(report.bytes_written, expected.bytes_written);
+      CHECK(bytes_in(*arena, Half::staging) == cpu.staging());
+      CHECK_EQUAL(bench.stand_in.device->pinned_sources().keep({}, 0), 0u);
+    }
+  }
+}
+
 LAW("a fifth run that lets the device fetch waits for a lane, and ends while it waits when it is cancelled") {
   DeviceBench bench;
   FetchLanes& lanes = bench.stand_in.device->fetch_lanes();

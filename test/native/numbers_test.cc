@@ -6,7 +6,7 @@
 #include <random>
 
 #include "check.h"
-#include "reference.h"
+#include "scheme_reference.h"
 
 using namespace layercast;
 using namespace layercast::test;
@@ -68,6 +68,18 @@ LAW("E4M3 rounds ties to even, keeps subnormals and signs, and saturates") {
   CHECK_EQUAL(+e4m3(std::numeric_limits<float>::infinity()), 0x7E);
   CHECK_EQUAL(+e4m3(std::numeric_limits<float>::quiet_NaN()), 0x7F);
   CHECK_EQUAL(+e4m3(-std::numeric_limits<float>::quiet_NaN()), 0xFF);
+}
+
+LAW("the scale of a block is a product with the F32 nearest to 1 / 448, not a quotient, of at least 0.0001") {
+  const std::pair<float, float> known[] = {
+      {448.0f, 1.0f}, {3.0f, 0x1.b6db7p-8f}, {0.1f, 0x1.d41d44p-13f}, {1.3f, 0x1.7c57c6p-9f},
+      {1e-4f, 0x1.df595ap-23f}, {0x1.a36e2cp-14f, 0x1.df595ap-23f}, {0x1p-149f, 0x1.df595ap-23f}, {0.0f, 0x1.df595ap-23f},
+  };
+  for (const auto& [amax, scale] : known) CHECK_EQUAL(block_scale(bits_of(amax)), scale);
+  each_f32([](float value) {
+    const float amax = std::abs(value);
+    if (std::isfinite(amax)) CHECK_EQUAL(block_scale(bits_of(amax)), scale_reference(Scheme::fp8_block, amax));
+  });
 }
 
 LAW("F32 values round to BF16 and F16 as the reference does") {

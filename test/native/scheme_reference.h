@@ -22,12 +22,15 @@ struct SchemeReference {
 inline float divided(float value, float scale) { return value / scale; }
 inline float multiplied(float value, float scale) { return value * (1.0f / scale); }
 
+/// 1 / 448, rounded to F32.
+inline constexpr float kReciprocalOf448 = 0x1.24924ap-9f;
+
 /// In the order of their codes.
 inline constexpr std::array kSchemeReferences = {
     SchemeReference{nullptr, nullptr},
     SchemeReference{[](float amax) { return std::isinf(1.0f / (amax / 448.0f)) ? 1.0f : amax / 448.0f; }, multiplied},
     SchemeReference{[](float amax) { return std::max(amax / 448.0f, 1.0f / 229376.0f); }, divided},
-    SchemeReference{[](float amax) { return std::max(amax, 1e-4f) / 448.0f; }, multiplied},
+    SchemeReference{[](float amax) { return std::max(amax, 1e-4f) * kReciprocalOf448; }, multiplied},
 };
 static_assert(kSchemeReferences.size() == kSchemes.size(), "each scheme has its reference");
 

@@ -222,7 +222,7 @@ LAW("a matrix of zero rows alone, and constants, need no file") {
 LAW("the scale of an all but empty tensor is 1, and of empty channels and blocks the least one") {
   TemporaryDirectory directory;
   write_file(directory / "file", bytes_of(std::vector<float>{0x1p-140f, -0x1p-149f, 0.0f, -0.0f}));
-  const float scales[] = {1.0f, 1.0f / 229376.0f, 1e-4f / 448.0f};
+  const float scales[] = {1.0f, 1.0f / 229376.0f, 1e-4f * kReciprocalOf448};
   for (const Scheme scheme : {Scheme::fp8_tensor, Scheme::fp8_channel, Scheme::fp8_block}) {
     LayerProgram program = {{planned(directory / "file")}, {}, {contiguous(0, 1, 4, DType::f32)}, false};
     program.ops = {filled(scheme, DType::f8_e4m3, 1, 4)};

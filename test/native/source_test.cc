@@ -125,6 +125,13 @@ LAW("a program that reaches outside of its files or of the arena is refused") {
       [](LayerProgram& program) { program.ops[0].slice_count = 2; },
       [](LayerProgram& program) { program.ops[0].zero_rows = 1; },
       [](LayerProgram& program) { program.ops[0].zero_rows = kRows + 1; },
+      [](LayerProgram& program) { program.ops[0].zero_cols = 1; },
+      [](LayerProgram& program) { program.ops[0].zero_cols = kCols + 1; },
+      [](LayerProgram& program) {
+        program.ops[0].zero_rows = 1;
+        program.slices[0].rows--;
+        program.slices[0].to_row = 2;  // ends below the last row
+      },
       [](LayerProgram& program) { program.ops[0].constant = 1; },
       [](LayerProgram& program) { program.ops[0].out_dtype = DType::f8_e4m3; },
       [](LayerProgram& program) { program.ops[0].round_dtype = DType::u8; },
@@ -140,15 +147,15 @@ LAW("a program that reaches outside of its files or of the arena is refused") {
 
 LAW("numbers that are not numbers of their field are refused") {
   const double nan = kNoConstant;
-  const std::vector<double> good = {0, 2, -1, 1, 1, 0, -1, 0, 0, 0, nan, 1};
+  const std::vector<double> good = {0, 2, -1, 1, 1, 0, -1, 0, 0, 0, 0, nan, 1};
   CHECK_EQUAL(ops_from_numbers(good).size(), 1u);
   const std::pair<size_t, double> spoilers[] = {{0, kSchemes.size()}, {0, -1}, {1, 5}, {2, -2}, {3, 0.5}, {3, -1}, {4, nan},
                                                 {5, 1e300},
-                                                {6, -2}, {11, 2}};
+                                                {6, -2}, {12, 2}};
   for (const auto& [field, value] : spoilers) {
     std::vector<double> numbers = good;
     numbers[field] = value;
     check_code(ERROR_OF(ops_from_numbers(numbers)), ErrorCode::invalid_argument);
   }
-  check_code(ERROR_OF(ops_from_numbers(std::span(good).first(11))), ErrorCode::invalid_argument);
+  check_code(ERROR_OF(ops_from_numbers(std::span(good).first(12))), ErrorCode::invalid_argument);
 }

@@ -288,19 +288,19 @@ Status buffer(Run* run, uint32_t lane, uint64_t bytes, uint8_t** host) {
 Status copy_rows(const HostRows& rows, uint8_t* to) {
   for (uint64_t row = 0; row < rows.rows; row++) {
     const iovec from = {const_cast<uint8_t*>(rows.at + row * rows.stride), rows.row_bytes};
-    const iovec into = {to + row * rows.row_bytes, rows.row_bytes};
+    const iovec into = {to + row * rows.to_stride, rows.row_bytes};
     const ssize_t copied = process_vm_readv(getpid(), &into, 1, &from, 1, 0);
     if (copied != static_cast<ssize_t>(rows.row_bytes)) return fail_errno("fetching a row");
   }
   return Status::ok;
 }
 
-Status fetch(Run* run, uint32_t lane, const Tile*, const HostRows* rows, uint64_t count) {
-  uint64_t tile_bytes = 0;
-  for (uint64_t i = 0; i < count; i++) tile_bytes = std::max(tile_bytes, rows[i].to + rows[i].rows * rows[i].row_bytes);
-  uint8_t* tile = nullptr;
-  Status status = buffer(run, lane, tile_bytes, &tile);
-  for (uint64_t i = 0; i < count && status == Status::ok; i++) status = copy_rows(rows[i], tile + rows[i].to);
+Status fetch(Run* run, uint32_t lane, const Tile* tile, const HostRows* rows, uint64_t count) {
+  const uint64_t bytes = tile->rows * tile->cols * sizeof(float);  // enough for every dtype
+  uint8_t* to = nullptr;
+  Status status = buffer(run, lane, bytes, &to);
+  if (status == Status::ok) std::memset(to, 0, bytes);
+  for (uint64_t i = 0; i < count && status == Status::ok; i++) status = copy_rows(rows[i], to + rows[i].to);
   return status;
 }
 

@@ -190,12 +190,18 @@ Made random_program(const std::string& path, uint32_t seed) {
     op.round_dtype = round;
     op.first_slice = program.slices.size();
     op.zero_rows = below(random, 4) == 0 ? below(random, rows) : 0;
+    op.zero_cols = below(random, 4) == 0 ? below(random, cols) : 0;
     op.slice_count = 0;
-    for (uint64_t row = 0; row < rows - op.zero_rows;) {
-      const uint64_t some = 1 + below(random, rows - op.zero_rows - row);
+    uint64_t zeros = op.zero_rows;  // between slices, or after the last
+    for (uint64_t row = 0; row + zeros < rows;) {
+      const uint64_t skipped = below(random, zeros + 1);
+      zeros -= skipped;
+      row += skipped;
+      const uint64_t some = 1 + below(random, rows - zeros - row);
       const bool transposed = random() % 2 != 0;
       const DType dtype = mixed ? static_cast<DType>(below(random, 3)) : source;
-      Slice slice = add_slice(writer, random, some, cols, dtype, transposed, below(random, 2) * below(random, 90));
+      Slice slice = add_slice(writer, random, some, cols - op.zero_cols, dtype, transposed,
+                              below(random, 2) * below(random, 90));
       slice.to_row = row;
       if (kind == 1) {
         slice.scale = static_cast<int64_t>(program.scales.size());

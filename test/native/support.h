@@ -73,7 +73,7 @@ inline Slice contiguous(uint64_t offset, uint64_t rows, uint64_t cols, DType dty
 inline Op filled(Scheme scheme, DType out, uint64_t rows, uint64_t cols, uint64_t slices = 1) {
   const bool scaled = scheme != Scheme::none;
   const auto scale_offset = static_cast<int64_t>(ceil_div(rows * cols, 256) * 256);
-  return {scheme, out, DType::none, rows, cols, 0, scaled ? scale_offset : -1, 0, slices, 0, kNoConstant, false};
+  return {scheme, out, DType::none, rows, cols, 0, scaled ? scale_offset : -1, 0, slices, 0, 0, kNoConstant, false};
 }
 
 inline const PinnedSources& nothing_pinned() {

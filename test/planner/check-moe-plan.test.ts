@@ -14,13 +14,17 @@ function planned(checkpoint: Synthetic, request: Partial<PlanRequest>): { plan: 
 
 const stored = (form: ExpertForm, kind: ScaleKind, request: Partial<PlanRequest> = {}) =>
   planned(quantizedOnDisk(deepseekCase(form), kind), { scheme: "as-stored", ...request });
-const plain = (form: ExpertForm) =>
-  synthesize(deepseekCase(form).fields, moeShapes(deepseekCase(form)), { fill: false });
+const plain = (form: ExpertForm, sizes: { moe_intermediate_size?: number } = {}) => {
+  const model = deepseekCase(form);
+  const fields = { ...model.fields, ...sizes };
+  return synthesize(fields, moeShapes({ ...model, fields }), { fill: false });
+};
 
 const PLANS = {
   "stacked experts": planned(plain("stacked"), {}),
   "transposed experts": planned(plain("transposed"), {}),
   "experts by rank": planned(plain("each"), { expertParallel: true, scheme: "fp8-channel" }),
+  "experts made up to whole blocks": planned(plain("each", { moe_intermediate_size: 200 }), { scheme: "fp8-block" }),
   "blocks as stored": stored("each", "block"),
   "stacked rows as stored": stored("stacked", "channel"),
   "tensors as stored": stored("each", "tensor"),
@@ -44,6 +48,12 @@ function part(plan: Plan, end: string, index = 0): Part {
 function swap(numbers: number[]): void {
   const [first = -1, second = -1] = numbers;
   numbers.splice(0, 2, second, first);
+}
+
+/** What a kernel tensor of blocks says of its size. */
+function resized(rows: number, cols: number): Partial<KernelTensor> {
+  const scale = { name: "model.layers.1.mlp.experts.w2_weight_scale_inv", shape: [rows / 128, cols / 128] };
+  return { rows, cols, shape: [rows, cols], scale };
 }
 
 function derivedOf(plan: Plan, end: string) {
@@ -96,6 +106,30 @@ const CORRUPTIONS: Corruption[] = [
     "stacked experts",
     (plan) => (kernel(plan, "w2_weight").experts = { count: 3, byRank: true }),
     /another way than the layout says/,
+  ],
+  [
+    "experts that are not made up",
+    "experts made up to whole blocks",
+    (plan) => (part(plan, "w2_weight").padTo = 1),
+    /w2_weight is made up to 1\./,
+  ],
+  [
+    "experts made up where nothing shares a scale",
+    "stacked experts",
+    (plan) => (part(plan, "w2_weight").padTo = 128),
+    /w2_weight is made up to 128\./,
+  ],
+  [
+    "more zero rows than make up a block",
+    "experts made up to whole blocks",
+    (plan) => Object.assign(kernel(plan, "w2_weight"), resized(384, 128)),
+    /has 384 rows, of which 256 are written/,
+  ],
+  [
+    "more zero columns than make up a block",
+    "experts made up to whole blocks",
+    (plan) => Object.assign(kernel(plan, "w2_weight"), resized(256, 256)),
+    /of 256 columns row 0 is next/,
   ],
   [
     "a matrix turned over",

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { SLICE_FIELDS } from "../../native/native.js";
 import type { Plan } from "../../orchestrator/contract/plan.js";
+import type { Recipe } from "../../orchestrator/contract/recipe.js";
 import { layoutArena, layoutArenas } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { describePlan } from "../../orchestrator/planner/describe-plan.js";
@@ -14,17 +15,23 @@ import { synthesize } from "./synthetic-checkpoint.js";
 import { deepseekCase, type ExpertForm, moeShapes } from "./synthetic-moe.js";
 
 /** Of three experts of 51 rows, which divide by no number of ranks but 3, 17 and 51. */
-function planned(form: ExpertForm, tensorParallelSize: number, expertParallel = true): Plan {
+function planned(
+  form: ExpertForm,
+  tensorParallelSize: number,
+  expertParallel = true,
+  scheme: Recipe = "fp8-channel",
+): Plan {
   const model = deepseekCase(form);
   const fields = { ...model.fields, moe_intermediate_size: 51, n_shared_experts: 0 };
   const { table, config } = synthesize(fields, moeShapes({ ...model, fields }), { fill: false });
-  const asked = { tensorParallelSize, expertParallel, scheme: "fp8-block", ignore: [], dtype: "auto" } as const;
+  const asked = { tensorParallelSize, expertParallel, scheme, ignore: [], dtype: "auto" } as const;
   const plan = planReload({ table, config, ...asked });
   checkPlan(plan, table);
   return plan;
 }
 
 const W13 = "model.layers.1.mlp.experts.w13_weight";
+const W2 = "model.layers.1.mlp.experts.w2_weight";
 
 function placeOf(plan: Plan, rank: number, name: string) {
   return layoutArena(plan.layout, rank).tensors.find((tensor) => tensor.name === name);
@@ -60,9 +67,9 @@ describe("experts by rank", () => {
       [2, 102, 256],
       [1, 102, 256],
     ]);
-    expect([0, 1].map((rank) => placeOf(plan, rank, `${W13}_scale_inv`)?.shape)).toEqual([
-      [2, 1, 2],
-      [1, 1, 2],
+    expect([0, 1].map((rank) => placeOf(plan, rank, `${W13}_scale`)?.shape)).toEqual([
+      [2, 102, 1],
+      [1, 102, 1],
     ]);
     const [first, second] = layoutArenas(plan.layout);
     expect(first).toEqual(layoutArena(plan.layout, 0));
@@ -70,6 +77,18 @@ describe("experts by rank", () => {
     const { ranks, layers } = describePlan(plan, { layersPerJob: "auto", threads: 16 });
     expect(ranks[0]?.held_bytes).toBeGreaterThan(ranks[1]?.held_bytes ?? 0);
     expect(layers.reduce((sum, layer) => sum + layer.held_bytes, 0)).toBe(ranks[0]?.held_bytes);
+  });
+
+  it("are made up to whole scale blocks under fp8-block: gate, up and down each, their columns too", () => {
+    const plan = planned("each", 2, true, "fp8-block");
+    const shapes = [W13, `${W13}_scale_inv`, W2, `${W2}_scale_inv`].map((name) => placeOf(plan, 1, name)?.shape);
+    expect(shapes).toEqual([
+      [1, 256, 256],
+      [1, 2, 2],
+      [1, 256, 128],
+      [1, 2, 1],
+    ]);
+    expect(placeOf(planned("each", 2, true, "none"), 1, W2)?.shape).toEqual([1, 256, 51]);
   });
 
   it("may be fewer than the ranks: some then have none", () => {

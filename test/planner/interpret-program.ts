@@ -111,10 +111,21 @@ function interpretOp(op: Row<typeof OP_FIELDS>, slices: Slice[], reader: Reader,
       for (let col = 0; col < slice.cols; col++) put(slice.toRow + row, col, element(row, col));
   }
   const fill = Number.isNaN(op.constant) ? new Uint8Array(outBytes) : encoded(op.constant, op.outDtype);
-  const filledRows = Number.isNaN(op.constant) ? op.zeroRows : op.rows;
-  for (let row = op.rows - filledRows; row < op.rows; row++) {
-    for (let col = 0; col < op.cols; col++) put(row, col, fill);
+  fillTheRest(op, slices.slice(op.firstSlice, op.firstSlice + op.sliceCount), (row, col) => put(row, col, fill));
+}
+
+/** Rows and columns that no slice fills; there are as many as the op says. */
+function fillTheRest(op: Row<typeof OP_FIELDS>, slices: Slice[], put: (row: number, col: number) => void): void {
+  const end = op.cols - op.zeroCols;
+  let zeroRows = 0;
+  for (let row = 0; row < op.rows; row++) {
+    const slice = slices.find(({ toRow, rows }) => toRow <= row && row < toRow + rows);
+    if (slice === undefined) zeroRows++;
+    else if (slice.cols !== end) throw new Error(`a slice of ${slice.cols} columns fills ${end}`);
+    for (let col = slice?.cols ?? 0; col < op.cols; col++) put(row, col);
   }
+  if (zeroRows !== (Number.isNaN(op.constant) ? op.zeroRows : op.rows))
+    throw new Error(`${zeroRows} rows have no slice, ${op.zeroRows} are said to be zero`);
 }
 
 /** Rows of each head of a matrix that lies finished in the arena. */

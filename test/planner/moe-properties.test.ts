@@ -7,6 +7,7 @@ import { layoutArenas } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { decoded, encoded, fillArena } from "./interpret-program.js";
+import { makeUpExperts } from "./made-up-experts.js";
 import type { Synthetic } from "./synthetic-checkpoint.js";
 import {
   besideEachOther,
@@ -30,11 +31,13 @@ type Held = Map<string, Matrix[]>;
 function heldBy(
   checkpoint: Synthetic,
   request: { ranks: number; expertParallel: boolean; scheme: Recipe; dtype: RequestDType },
+  change: (plan: Plan) => void = () => {},
 ): { plan: Plan; held: Held[] } {
   const { table, config, files } = checkpoint;
   const { ranks, ...asked } = request;
   const plan = planReload({ table, config, tensorParallelSize: ranks, ignore: [], ...asked });
   checkPlan(plan, table);
+  change(plan);
   const held = layoutArenas(plan.layout).map((arena, rank) => {
     const { bytes, writes } = fillArena(plan, arena, rank, files);
     const expected = new Uint8Array(arena.dataBytes);
@@ -197,6 +200,44 @@ describe("a plan of a model with experts, latent attention or tensors fused on d
     );
   });
 });
+
+describe("experts made up to multiples of rows and columns", () => {
+  it("are those of the checkpoint with zeros below gate, up and down and to their right, on every rank", () => {
+    const many = moeCases(1, { most: 6, ranks: [1, 2, 3] }).filter(({ fields }) => fields.model_type !== "phi3");
+    fc.assert(
+      fc.property(many, fc.integer({ min: 1, max: 5 }), (model, padTo) => {
+        const checkpoint = moeCheckpoint(model);
+        const request = { ...model, scheme: "none", dtype: "auto" } as const;
+        const plain = heldBy(checkpoint, request).held;
+        const madeUp = heldBy(checkpoint, request, (plan) => makeUpExperts(plan, padTo)).held;
+        for (const [rank, tensors] of madeUp.entries()) {
+          for (const [name, matrices] of tensors) {
+            const parts = /experts\.w13_weight$/.test(name) ? 2 : 1;
+            const unpadded = plain[rank]?.get(name) ?? [];
+            const isExpert = /experts\.w(13|2)_weight$/.test(name);
+            checkSame(matrices, isExpert ? unpadded.map((one) => padded(one, parts, padTo)) : unpadded, name);
+          }
+        }
+      }),
+      { numRuns: 40, interruptAfterTimeLimit: 15_000 },
+    );
+  });
+});
+
+/** A matrix of so many parts, one below the other, each with zeros below it and to its right. */
+function padded(matrix: Matrix, parts: number, padTo: number): Matrix {
+  const partRows = matrix.rows / parts;
+  const zeros = (rows: number, cols: number): Matrix => {
+    return { ...matrix, rows, cols, bytes: new Uint8Array(rows * cols * matrix.elementBytes) };
+  };
+  const missing = (size: number) => Math.ceil(size / padTo) * padTo - size;
+  const wide = besideEachOther([matrix, zeros(matrix.rows, missing(matrix.cols))]);
+  const stacked = Array.from({ length: parts }, (_, part) => [
+    rowsFrom(wide, part * partRows, partRows),
+    zeros(missing(partRows), wide.cols),
+  ]);
+  return stackRows(stacked.flat());
+}
 
 /** An attention scale that the checkpoint does not give. */
 const ONE: Matrix = { rows: 1, cols: 1, elementBytes: 4, bytes: encoded(1, DTYPES.F32.code) };

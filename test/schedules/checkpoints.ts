@@ -27,6 +27,7 @@ function tensor(name: string, index: number, phase: KernelTensor["phase"]): Kern
         rowStride: COLS,
         colStride: 1,
         rule: { kind: "replicate" },
+        padTo: 1,
         scales: null,
       },
     ],

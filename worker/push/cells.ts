@@ -10,6 +10,7 @@ import {
   offsetOfRow,
   type RankMatrices,
   rowsGivenBy,
+  rowsOfNeed,
 } from "../../orchestrator/planner/matrix-needs.js";
 import {
   asInCheckpoint,
@@ -132,13 +133,8 @@ function received(cells: Cells, matrix: number, need: number): RowRanges {
   const of = matrixAt(cells, matrix).needs[need];
   if (of === undefined) return NO_ROWS;
   const held = state.held[need] ?? NO_ROWS;
-  if (of.kind === "rows") return joinRows(held, moveRows(commonRows(state.written, [rangeOf(of)]), -of.toRow));
+  if (of.kind === "rows") return joinRows(held, moveRows(commonRows(state.written, [rowsOfNeed(of)]), -of.toRow));
   return isDone(cells, matrix) ? [{ from: 0, to: of.rows }] : held;
-}
-
-/** Rows of the matrix that the need fills. */
-function rangeOf({ toRow, rows }: Need): RowRange {
-  return { from: toRow, to: toRow + rows };
 }
 
 /** Rows of the matrix that can be written now, with what is there and what arrives. */
@@ -151,13 +147,12 @@ export function writableRows(cells: Cells, index: number, arrivals: readonly Arr
   const isTogether = (need: number, all: RowRange) =>
     coversRows(received(cells, index, need), all) ||
     arrivals.some((one) => one.need === need && coversRows([one], all));
-  let available: RowRanges = matrix.zeroRows > 0 ? [{ from: matrix.rows - matrix.zeroRows, to: matrix.rows }] : NO_ROWS;
+  // What the checkpoint does not give is there from the start.
+  let available: RowRanges = matrix.unfilled;
   for (const [need, of] of matrix.needs.entries()) {
     if (of.kind === "rows") available = joinRows(available, moveRows(there(need), of.toRow));
     else if (!isTogether(need, { from: 0, to: of.rows })) return NO_ROWS;
   }
-  // A scalar that the checkpoint does not give is there from the start.
-  if (matrix.needs.length === 0) available = [{ from: 0, to: matrix.rows }];
   return withoutRows(
     available.flatMap((range) => aligned(matrix, range)),
     state.written,
@@ -189,7 +184,7 @@ export function placeRows(
   const matrix = matrixAt(cells, index);
   const placed = matrix.needs.map((need, at) => {
     const all = { from: 0, to: need.rows };
-    const wanted = need.kind === "rows" ? moveRows(commonRows([range], [rangeOf(need)]), -need.toRow) : [all];
+    const wanted = need.kind === "rows" ? moveRows(commonRows([range], [rowsOfNeed(need)]), -need.toRow) : [all];
     const held = heldRows(cells, index, at, wanted, files.buffers);
     if (need.kind !== "rows" && coversRows(held, all)) return held;
     const arriving = arrivingRows(cells, need, at, wanted, arrivals, files.bucket);

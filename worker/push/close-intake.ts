@@ -8,7 +8,7 @@ import type { KernelTensor } from "../../orchestrator/contract/plan.js";
 import type { Places } from "../../orchestrator/planner/layer-geometry.js";
 import type { RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
 import { pushProgram } from "../../orchestrator/planner/push-program.js";
-import { NO_ROWS } from "../../orchestrator/planner/row-ranges.js";
+import { NO_ROWS, withoutRows } from "../../orchestrator/planner/row-ranges.js";
 import { addDigests, digestFromHex } from "../ledger.js";
 import type { RankStaging } from "../staging.js";
 import { isDone, isTouched, matrixAt, missingRows, noteWritten, placeRows } from "./cells.js";
@@ -61,14 +61,13 @@ async function writeLast(
   const left = [...cells.states.keys()].filter(
     (index) => finished.has(matrixAt(cells, index).kernel) && !isDone(cells, index),
   );
-  const rows = left.map((index) => {
+  const works = left.flatMap((index) => {
     const { written } = cells.states[index] ?? { written: NO_ROWS };
-    // Of what can be written by rows all that has come is written; the last rows may be those that nothing fills.
-    const from = written.at(-1)?.to ?? 0;
-    return placeRows(cells, index, { from, to: matrixAt(cells, index).rows }, [], FILES);
+    const unwritten = withoutRows([{ from: 0, to: matrixAt(cells, index).rows }], written);
+    return unwritten.map((range) => ({ index, rows: placeRows(cells, index, range, [], FILES) }));
   });
   const resolved = pushProgram({
-    rows,
+    rows: works.map(({ rows }) => rows),
     files: programFiles(intake, null, deps),
     dtypes: cells.dtypes,
     allowNonFinite: plan.allowNonFinite,
@@ -76,10 +75,7 @@ async function writeLast(
   });
   const report = await deps.run(owner, plan, resolved, "finalize");
   intake.digest = addDigests(intake.digest, digestFromHex(report.digest));
-  for (const [at, index] of left.entries()) {
-    const written = rows[at];
-    if (written !== undefined) noteWritten(cells, index, written);
-  }
+  for (const { index, rows } of works) noteWritten(cells, index, rows);
   deps.report.layerWritten(report);
   for (const layer of plan.layout.layers.keys()) deps.report.layerComplete(layer);
 }

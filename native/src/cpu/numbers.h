@@ -123,7 +123,7 @@ LAYERCAST_HOST_DEVICE inline float channel_scale(uint32_t amax_bits) {
 LAYERCAST_HOST_DEVICE inline float block_scale(uint32_t amax_bits) {
   const float least = 1e-4f;
   const float amax = float_of(amax_bits);
-  return (amax > least ? amax : least) / 448.0f;
+  return (amax > least ? amax : least) * (1.0f / 448.0f);  // no division: engines multiply by the constant's reciprocal
 }
 
 }  // namespace layercast

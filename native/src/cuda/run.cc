@@ -210,14 +210,19 @@ uint8_t* buffer(Run& run, uint32_t lane, uint64_t bytes) {
 
 void fetch(Run& run, uint32_t index, const Tile& tile, const HostRows* rows, uint64_t count) {
   check_tile(run, tile);
-  const Slot& slot = take_slot(run, index, tile_bytes(run.ops[tile.op], tile));
+  const uint64_t bytes = tile_bytes(run.ops[tile.op], tile);
+  const Slot& slot = take_slot(run, index, bytes);
   cudaStream_t stream = run.device.lanes[index].stream.get();
+  uint64_t filled = 0;
+  for (const HostRows* some = rows; some != rows + count; some++) filled += some->rows * some->row_bytes;
+  if (filled < bytes) check(cudaMemsetAsync(slot.tile.get(), 0, bytes, stream), "clearing a tile");
   for (const HostRows* some = rows; some != rows + count; some++) {
     uint8_t* to = slot.tile.get() + some->to;
-    if (some->stride == some->row_bytes || some->rows == 1) {
+    const bool is_packed = some->stride == some->row_bytes && some->to_stride == some->row_bytes;
+    if (is_packed || some->rows == 1) {
       check(cudaMemcpyAsync(to, some->at, some->rows * some->row_bytes, cudaMemcpyDefault, stream), "fetching rows");
     } else {
-      check(cudaMemcpy2DAsync(to, some->row_bytes, some->at, some->stride, some->row_bytes, some->rows,
+      check(cudaMemcpy2DAsync(to, some->to_stride, some->at, some->stride, some->row_bytes, some->rows,
                               cudaMemcpyDefault, stream),
             "fetching rows");
     }

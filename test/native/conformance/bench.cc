@@ -63,7 +63,7 @@ double copy_gb_per_second(const Subject& subject, uint8_t* from, uint8_t* to) {
   const OpSpec op = {test::filled(Scheme::none, DType::bf16, 1, kSourceBytes / 2), DType::bf16, DType::none};
   const RunSpec spec = {&op, 1, to};
   const Tile tile = {0, 0, 1, 0, kSourceBytes / 2};
-  const HostRows rows = {from, kSourceBytes, 1, kSourceBytes, 0};
+  const HostRows rows = {from, kSourceBytes, 1, kSourceBytes, 0, kSourceBytes};
   double best_ms = 1e9;
   Run* run = nullptr;
   subject.check(subject.backend.begin_run(subject.device, &spec, &run));

@@ -5,6 +5,7 @@
 
 #include "cpu/numbers.h"
 #include "program.h"
+#include "scheme_reference.h"
 #include "values.h"
 
 namespace layercast::conformance {
@@ -51,20 +52,38 @@ std::vector<uint32_t> moved(std::vector<uint32_t> patterns, uint64_t by) {
   return patterns;
 }
 
-/// F32 rows of many scales, their elements the scale times a value halfway between two codes, give or take a little.
-ByteVector near_ties(uint64_t rows, uint32_t seed) {
+/// The greatest absolute value of elements that share a scale, of 2^-11 to 2^114.
+float random_amax(std::mt19937& random) {
+  const auto exponent = static_cast<uint32_t>(random() % 126 + 116);
+  return float_of(exponent << 23 | static_cast<uint32_t>(random() & 0x7FFFFFu));
+}
+
+/// F32 elements of many scales, each the scale times a value halfway between two codes, give or take a little.
+ByteVector near_ties(Scheme scheme, uint64_t rows, uint32_t seed) {
   std::mt19937 random(seed);
+  const Granularity granularity = granularity_of(scheme);
+  std::vector<float> amax(scale_count(granularity, rows, kCols));
+  for (float& one : amax) one = random_amax(random);
   std::vector<float> matrix(rows * kCols);
-  for (uint64_t row = 0; row < rows; row++) {
-    const auto exponent = static_cast<uint32_t>(random() % 126 + 116);  // 2^-11 to 2^114
-    const float amax = float_of(exponent << 23 | static_cast<uint32_t>(random() & 0x7FFFFFu));
-    const float scale = channel_scale(bits_of(amax));
-    for (uint64_t col = 0; col < kCols; col++) {
-      const auto sixteenths = static_cast<float>(17 + 2 * (random() % 8));
-      const float value = scale * std::ldexp(sixteenths, static_cast<int>(random() % 18) - 14);
-      const float nudged = float_of(bits_of(value) + static_cast<uint32_t>(random() % 5) - 2);
-      matrix[row * kCols + col] = col == 0 || nudged > amax ? amax : random() & 1 ? nudged : -nudged;
-    }
+  for (uint64_t element = 0; element < matrix.size(); element++) {
+    const uint64_t row = element / kCols, col = element % kCols;
+    const float greatest = amax[scale_index(granularity, row, col, kCols)];
+    const float scale = test::scale_reference(scheme, greatest);
+    const auto sixteenths = static_cast<float>(17 + 2 * (random() % 8));
+    const float value = scale * std::ldexp(sixteenths, static_cast<int>(random() % 18) - 14);
+    const float nudged = float_of(bits_of(value) + static_cast<uint32_t>(random() % 5) - 2);
+    const bool is_first = granularity == Granularity::row ? col == 0 : row % kScaleBlock == 0 && col % kScaleBlock == 0;
+    matrix[element] = is_first || nudged > greatest ? greatest : random() & 1 ? nudged : -nudged;
+  }
+  return test::bytes_of(matrix);
+}
+
+/// A row of blocks in each of which one element is not zero: any positive F32, subnormal ones too.
+ByteVector many_amax(uint64_t blocks, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<float> matrix(blocks * kScaleBlock, 0.0f);
+  for (uint64_t block = 0; block < blocks; block++) {
+    matrix[block * kScaleBlock + random() % kScaleBlock] = float_of(static_cast<uint32_t>(random()) % kInfinityBits);
   }
   return test::bytes_of(matrix);
 }
@@ -98,10 +117,17 @@ void check_conversions(const Subject& subject, const Options& options, Score& sc
     }
   }
   for (uint32_t seed = 0; seed < (options.quick ? 2u : 20u); seed++) {
+    for (const Scheme scheme : {Scheme::fp8_channel, Scheme::fp8_block}) {
+      Program program;
+      add_op(program, scheme, DType::f32, DType::none, DType::f8_e4m3, 256, kCols, 0, false,
+             near_ties(scheme, 256, seed));
+      check("values near ties", program);
+    }
+    constexpr uint64_t kBlocks = 8192;
     Program program;
-    add_op(program, Scheme::fp8_channel, DType::f32, DType::none, DType::f8_e4m3, 256, kCols, 0, false,
-           near_ties(256, seed));
-    check("quotients near ties", program);
+    add_op(program, Scheme::fp8_block, DType::f32, DType::none, DType::f8_e4m3, 1, kBlocks * kScaleBlock, 0, false,
+           many_amax(kBlocks, seed));
+    check("scales of blocks", program);
   }
 }
 

@@ -82,10 +82,22 @@ uint32_t edge_of_f16(std::mt19937& random, DType dtype, uint64_t, uint64_t) {
   return (bits_in(dtype, edges[below(random, 8)]) + below(random, 3)) | random_sign(random, dtype);
 }
 
+/// The greatest of each scale block is just below, at or just above 0.0001, the least amax that fp8-block counts with.
+uint32_t least_amax(std::mt19937& random, DType dtype, uint64_t row, uint64_t col) {
+  const uint32_t greatest = bits_in(dtype, 1e-4f) + static_cast<uint32_t>((row / 128 + col / 128) % 3) - 1;
+  return (row % 128 == col % 128 ? greatest : below(random, greatest + 1)) | random_sign(random, dtype);
+}
+
+/// Zeros below and to the right of what is there, as where experts are made up to whole scale blocks.
+uint32_t padded(std::mt19937& random, DType dtype, uint64_t row, uint64_t col) {
+  return row % 128 < 70 && col % 192 < 130 ? weights(random, dtype, row, col) : 0;
+}
+
 constexpr ValueClass kClasses[] = {
     {"spread", spread},         {"weights", weights},         {"zeros", zeros},       {"signed zeros", signed_zeros},
     {"subnormals", subnormals}, {"huge", huge},               {"ties", ties},         {"non-finite", non_finite},
     {"one NaN", one_nan},       {"edge of F16", edge_of_f16}, {"any bits", any_bits},
+    {"least amax", least_amax}, {"padded", padded},
 };
 
 }  // namespace

@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import type { Buffers, LayerProgram, NativeCore, ProgramFile } from "../../../native/native.js";
 import { COPY_FIELDS } from "../../../native/native.js";
 import { DTYPES, type SourceDType, type StoredDType } from "../../../orchestrator/contract/dtype.js";
-import type { Plan } from "../../../orchestrator/contract/plan.js";
+import type { ArenaLayout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
 import { matricesOfRank, type RankMatrices } from "../../../orchestrator/planner/matrix-needs.js";
@@ -17,6 +17,7 @@ import { closeIntake } from "../../../worker/push/close-intake.js";
 import { type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
 import type { RankStaging } from "../../../worker/staging.js";
 import { type FilledArena, fillArena, interpret, rowsOf } from "../../planner/interpret-program.js";
+import { makeUpExperts } from "../../planner/made-up-experts.js";
 import { finite, type Synthetic, synthesize } from "../../planner/synthetic-checkpoint.js";
 import { type MoeCase, moeCases, moeCheckpoint, moeShapes, quantizedOnDisk } from "../../planner/synthetic-moe.js";
 
@@ -170,6 +171,13 @@ function bucketOf(sequence: number, parts: Part[]) {
   return { bucket, bytes };
 }
 
+/** Every byte of every tensor is written once, and no other. */
+function onceEach({ tensors, dataBytes }: ArenaLayout): Uint8Array {
+  const writes = new Uint8Array(dataBytes);
+  for (const { offset, bytes } of tensors) writes.fill(1, offset, offset + bytes);
+  return writes;
+}
+
 /** Numbers of a seed: the same ones for the same seed. */
 function numbersFrom(seed: number): () => number {
   let state = seed >>> 0;
@@ -202,6 +210,7 @@ describe("a push in any order and any parts", () => {
         fc.asyncProperty(isCodes ? codeCases : cases, together, fc.nat(), async (model, rowsTogether, seed) => {
           const checkpoint = make(model);
           const plan = planOf(checkpoint, model, isCodes);
+          makeUpExperts(plan, 1 + (seed % 5));
           const next = numbersFrom(seed);
           const buckets = dealt(plan, checkpoint, next);
           for (let rank = 0; rank < model.ranks; rank++) {
@@ -215,6 +224,7 @@ describe("a push in any order and any parts", () => {
             const pulled = fillArena(plan, held.arena, rank, checkpoint.files);
             expect(Buffer.compare(held.filled.bytes, pulled.bytes)).toBe(0);
             expect(Buffer.compare(held.filled.writes, pulled.writes)).toBe(0);
+            expect(Buffer.compare(pulled.writes, onceEach(held.arena))).toBe(0);
             expect(held.closedOver()).toBeNull();
           }
         }),
