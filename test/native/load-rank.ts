@@ -1,6 +1,8 @@
 // What a rank holds after it has loaded a plan, through the built core and in this process: staging that was filled with a pattern
-// is written, made live, and read from the live file.
+// is written, made live, and exported. On the CPU, or on the GPU that LAYERCAST_TEST_DEVICE names.
 
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +12,8 @@ import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { createResolver } from "../../orchestrator/planner/resolve.js";
 
 const core = loadNative();
-const device = core.openDevice("cpu");
+const DEVICE = process.env.LAYERCAST_TEST_DEVICE ?? "cpu";
+const device = core.openDevice(DEVICE);
 
 export interface HeldTensor extends Pick<ArenaTensor, "dtype" | "shape"> {
   bytes: Uint8Array;
@@ -18,30 +21,45 @@ export interface HeldTensor extends Pick<ArenaTensor, "dtype" | "shape"> {
 
 /** By kernel tensor. */
 export async function loadRank(plan: Plan, rank: number): Promise<Map<string, HeldTensor>> {
-  const arena = layoutArena(plan.layout, rank);
-  const resolve = createResolver(plan.layout, arena);
-  const layers = [...plan.layout.layers.keys()];
+  const { tensors, headerBytes, dataBytes } = layoutArena(plan.layout, rank);
   const directory = mkdtempSync(join(tmpdir(), "layercast-rank-"));
+  const holder = DEVICE === "cpu" ? null : await holdMemory(dataBytes);
   const path = join(directory, "live");
-  const { headerBytes, dataBytes } = arena;
-  const opened = core.openArena({ device, path, mode: "create", headerBytes, dataBytes, ipcHandle: "" });
+  const ipcHandle = holder?.ipcHandle ?? "";
+  const arena = core.openArena({ device, path, mode: "create", headerBytes, dataBytes, ipcHandle });
   try {
-    core.openStaging(opened, "device", true);
+    core.openStaging(arena, "device", true);
+    if (DEVICE !== "cpu") await core.pinSources(device, plan.source.files, 2 ** 30);
     const cancel = core.createCancel();
+    const resolve = createResolver(plan.layout, { tensors, headerBytes, dataBytes });
+    const layers = [...plan.layout.layers.keys()];
     for (const phase of ["layer", "finalize"] as const) {
       const { program, spans } = resolve(plan.source, { layers, rank, phase, allowNonFinite: false });
-      await core.runLayer(opened, "staging", program, cancel);
-      await core.exchange(opened, spans, cancel);
+      await core.runLayer(arena, "staging", program, cancel);
+      await core.exchange(arena, spans, cancel);
     }
-    const live = new Uint8Array(readFileSync(path)).subarray(headerBytes.byteLength);
+    const exported = join(directory, "exported");
+    await core.exportLive(arena, exported, headerBytes, [{ offset: 0, bytes: dataBytes }], cancel);
+    const live = new Uint8Array(readFileSync(exported)).subarray(headerBytes.byteLength);
     return new Map(
-      arena.tensors.map(({ name, dtype, shape, offset, bytes }) => [
+      tensors.map(({ name, dtype, shape, offset, bytes }) => [
         name,
         { dtype, shape, bytes: live.subarray(offset, offset + bytes) },
       ]),
     );
   } finally {
-    core.closeArena(opened);
+    core.closeArena(arena);
+    holder?.end();
     rmSync(directory, { recursive: true });
   }
+}
+
+/** Memory of a GPU for a live half. */
+async function holdMemory(bytes: number): Promise<{ ipcHandle: string; end: () => void }> {
+  const ordinal = DEVICE.replace("cuda:", "");
+  const memory = ["--library", core.cudaLibraryPath, "--device", ordinal, "--bytes", String(bytes)];
+  const life = ["--alive", join(tmpdir(), "nobody"), "--grace-ms", "60000"];
+  const holder = spawn(core.holderPath, [...memory, ...life], { stdio: ["ignore", "pipe", "inherit"] });
+  const [printed] = (await once(holder.stdout, "data")) as [Buffer];
+  return { ipcHandle: printed.toString().trim(), end: () => void holder.kill() };
 }
