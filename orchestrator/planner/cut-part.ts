@@ -15,34 +15,31 @@ export interface Cut {
 }
 
 export function cutPart(part: Pick<Part, "rows" | "cols" | "rule" | "padTo">, rank: number, ranks: number): Cut {
-  const { zeroRows, ...window } = windowOfRank(part, rank, ranks);
+  const cut = unpaddedCut(part, rank, ranks);
+  if (part.padTo === 1) return cut;
   const missing = (size: number) => Math.ceil(size / part.padTo) * part.padTo - size;
-  return { ...window, zeroRows: zeroRows + missing(window.rows + zeroRows), zeroCols: missing(window.cols) };
+  return { ...cut, zeroRows: cut.zeroRows + missing(cut.rows + cut.zeroRows), zeroCols: missing(cut.cols) };
 }
 
-function windowOfRank(
-  { rows, cols, rule }: Pick<Part, "rows" | "cols" | "rule">,
-  rank: number,
-  ranks: number,
-): Omit<Cut, "zeroCols"> {
+function unpaddedCut({ rows, cols, rule }: Pick<Part, "rows" | "cols" | "rule">, rank: number, ranks: number): Cut {
   switch (rule.kind) {
     case "replicate":
-      return { row: 0, rows, col: 0, cols, zeroRows: 0 };
+      return { row: 0, rows, col: 0, cols, zeroRows: 0, zeroCols: 0 };
     case "rows":
-      return { row: (rank * rows) / ranks, rows: rows / ranks, col: 0, cols, zeroRows: 0 };
+      return { row: (rank * rows) / ranks, rows: rows / ranks, col: 0, cols, zeroRows: 0, zeroCols: 0 };
     case "columns":
-      return { row: 0, rows, col: (rank * cols) / ranks, cols: cols / ranks, zeroRows: 0 };
+      return { row: 0, rows, col: (rank * cols) / ranks, cols: cols / ranks, zeroRows: 0, zeroCols: 0 };
     case "kv_heads": {
       const headRows = rows / rule.heads;
       const heads = Math.max(1, rule.heads / ranks);
       const head = Math.floor((rank * rule.heads) / ranks);
-      return { row: head * headRows, rows: heads * headRows, col: 0, cols, zeroRows: 0 };
+      return { row: head * headRows, rows: heads * headRows, col: 0, cols, zeroRows: 0, zeroCols: 0 };
     }
     case "vocabulary": {
       const local = rule.paddedRows / ranks;
       const row = Math.min(rank * local, rows);
       const present = Math.min(row + local, rows) - row;
-      return { row, rows: present, col: 0, cols, zeroRows: local - present };
+      return { row, rows: present, col: 0, cols, zeroRows: local - present, zeroCols: 0 };
     }
     default:
       return rule satisfies never;
