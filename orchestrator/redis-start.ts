@@ -3,7 +3,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { LayercastError } from "./contract/errors.js";
-import { KEY_PREFIX } from "./contract/jobs.js";
+import { KEYS } from "./contract/jobs.js";
 import { openRedis, redisPlace } from "./redis.js";
 import { explainTrouble, type RedisTrouble, redisTrouble } from "./redis-trouble.js";
 
@@ -59,7 +59,7 @@ async function tryOnce(url: string): Promise<string> {
     await redis.connect();
     const info = await redis.info();
     if (/^redis_mode:sentinel/m.test(info)) throw wrongSettings(url, SENTINEL);
-    await redis.eval(PROBE, 1, `${KEY_PREFIX}:probe`);
+    await redis.eval(PROBE, 1, KEYS.probe);
     return info;
   } catch (error) {
     throw said ?? error;

@@ -20,6 +20,8 @@ export const KEYS = {
   fleet: (fleet: string) => `${KEY_PREFIX}:fleet:${fleet}`,
   /** Hash of a fleet's leases: rank key -> "incarnation|expires", in Redis's milliseconds. */
   leases: (fleet: string) => `${KEY_PREFIX}:leases:${fleet}`,
+  /** Written to see whether Redis takes writes. */
+  probe: `${KEY_PREFIX}:probe`,
   /** Written before waiting for the disk, so that there is something to wait for. */
   diskMark: `${KEY_PREFIX}:disk-mark`,
   /** Sorted set of reload ids of all fleets, by time of submit. */

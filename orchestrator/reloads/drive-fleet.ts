@@ -40,7 +40,18 @@ export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Sur
   /** Hook calls may take long, and nothing else waits for them. */
   const calling = new Set<Promise<void>>();
   const seen = new Map<string, number>();
+  const torn = new Set<string>();
   let closed = false;
+
+  function tellMended({ fleet, torn: isTorn, committed }: FleetState): void {
+    if (isTorn) torn.add(fleet);
+    else if (torn.delete(fleet)) {
+      deps.log.info(
+        { fleet, weight_version: committed?.weightVersion },
+        "every rank holds the same weights: no longer torn",
+      );
+    }
+  }
 
   function drive(fleet: string, state: FleetState | null, sweeping: boolean): void {
     if (closed) return;
@@ -49,7 +60,10 @@ export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Sur
       return;
     }
     const driven = driveOnce(deps, fleet, state, sweeping)
-      .then((seenState) => callHook(seenState))
+      .then((seenState) => {
+        tellMended(seenState);
+        callHook(seenState);
+      })
       .catch((error: unknown) =>
         deps.log.warn({ fleet, err: error }, "driving a fleet failed; the next sweep tries again"),
       )

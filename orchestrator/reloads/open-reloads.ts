@@ -6,6 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
+import { KEYS } from "../contract/jobs.js";
 import { type PlanRequest, type PlanView, type ReadSource, type ReloadView, readSource } from "../contract/reload.js";
 import { faultPoint } from "../fault-point.js";
 import { describePlan } from "../planner/describe-plan.js";
@@ -60,6 +61,7 @@ export interface OpenReloads {
 const SUBMIT_WAIT_MS = 30_000;
 const CLOSE_TIMEOUT_MS = 5_000;
 const READY_TIMEOUT_MS = 1_000;
+const PROBE_KEPT_MS = 1_000;
 
 export async function openReloads(options: {
   redisUrl: string;
@@ -192,8 +194,8 @@ function reloadsOf(deps: ReloadDeps): Reloads {
     ...fleetAnswers(deps),
     ...pushAnswers(deps),
     async ready() {
-      const pong = await Promise.race([redis.ping().catch(() => null), delay(READY_TIMEOUT_MS, null, { ref: false })]);
-      return pong === "PONG";
+      const written = redis.set(KEYS.probe, "", "PX", PROBE_KEPT_MS); // one that takes no writes serves nobody
+      return (await Promise.race([written, delay(READY_TIMEOUT_MS, null, { ref: false })])) === "OK";
     },
   };
 }

@@ -80,6 +80,6 @@ export interface Reloads {
   /** Its bytes from `from` up to `to`. */
   readExport(fleet: string, id: string, from: number, to: number, signal: AbortSignal): AsyncGenerator<Buffer>;
   removeExport(fleet: string, id: string): Promise<void>;
-  /** Whether Redis answers; for /readyz. */
+  /** Whether Redis answers and takes writes, for /readyz; throws what it says instead. */
   ready(): Promise<boolean>;
 }

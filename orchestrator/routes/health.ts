@@ -29,7 +29,7 @@ export function addHealthRoutes(app: App, { reloads, metrics }: RouteDeps): void
   const ready = {
     operationId: "checkReady",
     tags,
-    summary: "Whether requests can be served: Redis answers",
+    summary: "Whether requests can be served: Redis answers and takes writes",
     ...open,
     response: { 200: Status, ...problems("redis_unavailable") },
   };

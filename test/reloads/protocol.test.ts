@@ -3,16 +3,17 @@
 import { describe, expect, it } from "vitest";
 import { rankKey } from "../../orchestrator/contract/jobs.js";
 import { nextStep } from "../../orchestrator/reloads/protocol/advance.js";
-import { leave, register } from "../../orchestrator/reloads/protocol/rank-transitions.js";
+import { leave, register, reportArena } from "../../orchestrator/reloads/protocol/rank-transitions.js";
 import {
   beginLoading,
   cancel,
   decide,
   fail,
   handInToken,
+  heldBy,
   markEnqueued,
 } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import { isExpertParallel } from "../../orchestrator/reloads/protocol/state.js";
+import { type Hooks, isExpertParallel } from "../../orchestrator/reloads/protocol/state.js";
 import { testFleet } from "./fleet.js";
 
 const ERROR = { code: "io_error", message: "no", retryable: false, details: {} } as const;
@@ -318,6 +319,70 @@ describe("P10: time runs out", () => {
     expect(fleet.state).toMatchObject({ torn: true, routable: false });
     fleet.commit("good");
     expect(fleet.state).toMatchObject({ torn: false, routable: true, committed: { reload: "good" } });
+  });
+
+  /** Decided, and some ranks too late. */
+  function torn(swapped: number[]) {
+    const fleet = testFleet();
+    fleet.commit("old");
+    fleet.submit("a");
+    fleet.load();
+    for (const rank of [0, 1]) fleet.prepare(rank);
+    fleet.decide();
+    const held = heldBy(fleet.active());
+    const swap = (rank: number) =>
+      fleet.apply((draft) =>
+        reportArena(draft, rankKey(0, rank), `${rank}.1`, {
+          ...{ live: { state: "live", generation: 4, held }, undo: null, swap: null },
+        }),
+      );
+    for (const rank of swapped) swap(rank);
+    fleet.now += 1_000;
+    fleet.apply(() => {});
+    expect(fleet.state.torn).toBe(true);
+    return { fleet, swap };
+  }
+
+  it("a torn fleet is whole, and routable, once every rank shows what was decided after all", () => {
+    const { fleet, swap } = torn([0]);
+    swap(1);
+    expect(fleet.state).toMatchObject({ torn: false, routable: true, notRoutableReason: null });
+    expect(fleet.state).toMatchObject({ committed: { reload: "a" }, previous: { reload: "old" } });
+    expect(fleet.state.reloads.a).toMatchObject({ state: "failed", error: { code: "fleet_torn" } });
+  });
+
+  it("its engines are resumed then, and it is routable when they are", () => {
+    const { fleet, swap } = torn([0]);
+    const hooks = { pause: {}, resume: {}, timeoutMs: 1, onFailure: "abort" } as unknown as Hooks;
+    const stop = { reload: "a", epoch: 2, hooks, caller: null, pausedAt: 1, failure: null };
+    fleet.apply((draft) => {
+      draft.engineStop = { ...stop, phase: "paused" };
+    });
+    swap(1);
+    expect(fleet.state).toMatchObject({ torn: false, routable: false, engineStop: { phase: "resuming" } });
+  });
+
+  it("it stays torn while every rank shows what was before, for one may still swap; it says so", () => {
+    const { fleet } = torn([]);
+    expect(fleet.state).toMatchObject({ torn: true, routable: false });
+    expect(fleet.state.notRoutableReason).toMatch(/^fleet_torn: every rank shows weight version old/);
+  });
+
+  it("and while a rank is not there", () => {
+    const { fleet, swap } = torn([0]);
+    fleet.expired.add("0.1");
+    swap(1);
+    expect(fleet.state.torn).toBe(true);
+    fleet.expired.clear();
+    fleet.apply(() => {});
+    expect(fleet.state).toMatchObject({ torn: false, routable: true });
+  });
+
+  it("and while another reload is at work, which heals it by its commit", () => {
+    const { fleet, swap } = torn([0]);
+    fleet.submit("next");
+    swap(1);
+    expect(fleet.state.torn).toBe(true);
   });
 });
 

@@ -8,6 +8,7 @@ import {
   expectedRanks,
   type FleetState,
   isTerminal,
+  missingRanks,
   type ReloadRecord,
 } from "../../orchestrator/reloads/protocol/state.js";
 import { contextOf, readRecord } from "./memory-redis.js";
@@ -148,7 +149,11 @@ function checkEngine(sim: Sim, key: RankKey, reload: string): void {
 /** (f) Nothing fails any more and all has ended: who can serve does, and engines stand still only before a torn fleet. */
 export function checkQuiet(sim: Sim): void {
   const state = fleetOf(sim);
-  if (state === null || state.torn) return;
+  if (state === null) return;
+  if (state.torn) {
+    checkTorn(sim, state);
+    return;
+  }
   if (state.engineStop !== null) violate(sim, `(P12) engines are still ${state.engineStop.phase}`);
   checkEngines(sim, state);
   const keys = expectedRanks(state);
@@ -162,6 +167,20 @@ export function checkQuiet(sim: Sim): void {
   const why = whyNotRoutable(state, contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now));
   if (isGood && isKnown && why !== null) {
     violate(sim, `(f) all ranks hold the same weights and the fleet is not routable: ${why}`);
+  }
+}
+
+/** (P10) Ranks that all hold what was decided are no torn fleet. */
+function checkTorn(sim: Sim, state: FleetState): void {
+  const context = contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now);
+  const keys = expectedRanks(state);
+  const isThere = missingRanks(state, context).length === 0 && keys.every((key) => !sim.strangers.has(key));
+  const isDecided = keys.every((key) => {
+    const page = sim.hosts.get(key)?.pages.get("control");
+    return page?.epoch === state.tornEpoch && holds(sim, key) !== null;
+  });
+  if (state.active === null && isThere && isDecided) {
+    violate(sim, "(P10) every rank shows what was decided, and the fleet is torn");
   }
 }
 

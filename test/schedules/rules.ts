@@ -182,6 +182,14 @@ export const RULES: readonly Rule[] = [
   ),
   rule("P10", "a torn fleet is not routable", RELOADS, "  if (record.liveChanged) tear(state, record, error);\n", ""),
   rule(
+    "P10",
+    "a torn fleet is whole again only with what was decided",
+    `${PROTOCOL}/torn-fleet.ts`,
+    "held.epoch !== state.tornEpoch",
+    "false",
+  ),
+  rule("P10", "ranks that all hold what was decided are no torn fleet", ADVANCE, "  mendTorn(state, context);\n", ""),
+  rule(
     "P11",
     "undo is adopted for the bytes that it holds",
     LEDGER,

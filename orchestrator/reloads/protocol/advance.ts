@@ -22,6 +22,7 @@ import {
   missingRanks,
   type ReloadRecord,
 } from "./state.js";
+import { mendTorn, whyTorn } from "./torn-fleet.js";
 
 export function advance(state: FleetState, context: Context): void {
   state.redisRunId = context.redisRunId; // ranks of its life before are missing until they register again (P13)
@@ -29,6 +30,7 @@ export function advance(state: FleetState, context: Context): void {
   rejoin(state, context);
   letEnginesGo(state);
   publish(state, context);
+  mendTorn(state, context);
   admitNext(state, context);
   const reason = whyNotRoutable(state, context);
   state.routable = reason === null;
@@ -41,7 +43,7 @@ export function whyNotRoutable(state: FleetState, context: Context): string | nu
   const active = activeReload(state);
   if (active?.state === "committing") return `reload ${active.id} is committing`;
   if (active?.inPlace && active.state !== "planning") return `reload ${active.id} is writing in place`;
-  if (state.torn) return "fleet_torn: ranks may hold different weights; the next commit heals it";
+  if (state.torn) return whyTorn(state);
   if (state.engineStop !== null) return enginesStandStill(state.engineStop);
   if (committed === null) return "no weights are committed";
   const missing = missingRanks(state, context);

@@ -19,6 +19,7 @@ import {
   type Token,
   type Warning,
 } from "./state.js";
+import { tear } from "./torn-fleet.js";
 
 /** What a submission brings; the rest of the record is the protocol's. */
 export type NewReload = Pick<
@@ -381,17 +382,6 @@ export function ranksNotLive(state: FleetState, record: ReloadRecord): RankKey[]
     const rank = state.ranks[key];
     return rank === undefined || !isLive(rank, heldBy(record));
   });
-}
-
-/** The one kind of failure that may have changed live bytes: said aloud, and healed by the next commit. */
-function tear(state: FleetState, record: ReloadRecord, cause: ErrorReport): void {
-  state.torn = true;
-  record.error = {
-    code: "fleet_torn",
-    message: `ranks of fleet ${state.fleet} may hold different weights: ${cause.message}. Submit a good checkpoint: its commit heals the fleet`,
-    retryable: false,
-    details: { cause },
-  };
 }
 
 /** Decided, or writing live bytes already: there is no way back. */

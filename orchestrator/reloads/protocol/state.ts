@@ -186,8 +186,10 @@ export interface FleetState {
   previous: Held | null;
   routable: boolean;
   notRoutableReason: string | null;
-  /** Ranks may hold different weights, and only the next commit heals it (P10). */
+  /** Ranks may hold different weights, until the next commit or until all show what was decided (P10). */
   torn: boolean;
+  /** Of the reload that tore it. A document of an earlier version does not say. */
+  tornEpoch?: number | null;
   /** Queues of past incarnations, to be removed. */
   retiredQueues: string[];
 }

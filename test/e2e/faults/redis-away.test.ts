@@ -65,6 +65,7 @@ describeFaults("Redis that refuses", { tp: 2 }, (fleet) => {
       held.release();
       await delay(REFUSING_MS);
       const refused = cluster.client.submit({ source: { kind: "safetensors", uri: source } });
+      expect(await cluster.client.ready()).toBe(false);
       await expect(refused).rejects.toMatchObject({ code: "redis_unavailable" });
     } finally {
       await askRedis(cluster, ...end);
