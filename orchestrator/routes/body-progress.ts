@@ -17,10 +17,11 @@ export const BODY_PACE: BodyPace = { bytes: 16 * 1024, withinMs: 30_000 };
 export function watchBody(request: IncomingMessage, response: ServerResponse, pace: BodyPace): void {
   if (!hasBody(request)) return;
   const { socket } = request;
-  let before = socket.bytesRead;
+  let before = { bytes: socket.bytesRead, backedUp: false };
   const timer = setInterval(() => {
-    const now = socket.bytesRead;
-    const isSlow = now - before < pace.bytes && !isBackedUp(request);
+    const now = { bytes: socket.bytesRead, backedUp: isBackedUp(request) };
+    // A window counts only where the client could send during all of it.
+    const isSlow = now.bytes - before.bytes < pace.bytes && !now.backedUp && !before.backedUp;
     before = now;
     if (request.complete) clearInterval(timer);
     else if (isSlow) giveUp(request, response, pace);
