@@ -13,7 +13,7 @@ const only = (name, from, allowed, comment, except = []) => ({
 });
 
 const contract = "^orchestrator/contract/";
-const atoms = [contract, "^orchestrator/fault-point\\.ts$"];
+const atoms = [contract, "^orchestrator/(fault-point|file-mode)\\.ts$"];
 
 module.exports = {
   forbidden: [
@@ -87,7 +87,7 @@ module.exports = {
       [
         contract,
         "^orchestrator/(checkpoint|cli)/",
-        "^orchestrator/(config|owned-process|package-root|token|version|redis(-notices|-server|-start|-trouble)?)\\.ts$",
+        "^orchestrator/(config|file-mode|owned-process|package-root|token|version|redis(-notices|-server|-start|-trouble)?)\\.ts$",
         "^native/native\\.ts$",
       ],
       "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes, and look whether the core is there first",
@@ -96,7 +96,7 @@ module.exports = {
     only(
       "cli-starts-servers",
       "^orchestrator/cli/(orchestrator|worker)\\.ts$",
-      [contract, "^orchestrator/cli/", "^orchestrator/(main|config)\\.ts$", "^worker/main\\.ts$"],
+      [contract, "^orchestrator/cli/", "^orchestrator/(main|config|file-mode)\\.ts$", "^worker/main\\.ts$"],
       "the two commands that are a server",
     ),
     {

@@ -5,6 +5,7 @@
 import { BlockList, isIP } from "node:net";
 import { resolve } from "node:path";
 import { LayercastError } from "./contract/errors.js";
+import { FILE_MODE, parseFileMode } from "./file-mode.js";
 import { readToken, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE } from "./token.js";
 
 export interface OrchestratorConfig {
@@ -16,6 +17,8 @@ export interface OrchestratorConfig {
   readonly sourceRoots: readonly string[];
   /** Where buckets of pushes are kept: a directory that every orchestrator and worker can read. */
   readonly spoolDirectory: string;
+  /** Octal digits. */
+  readonly fileMode: string;
   /** Hosts that hooks may be sent to; empty: any but link-local and cloud metadata addresses. */
   readonly hookHosts: readonly string[];
   /** null: the API is open to whoever reaches it, which is why `host` must then be a loopback address. */
@@ -67,6 +70,7 @@ export const SETTINGS = {
       "host that hooks may be sent to: a name, *.DOMAIN, an address or a subnet; repeatable, in the variable separated by ','. " +
       "None given: any but link-local and cloud metadata addresses",
   },
+  fileMode: FILE_MODE,
   tokenFile: {
     flag: "--token-file <file>",
     env: TOKEN_FILE_VARIABLE,
@@ -94,6 +98,7 @@ export interface OrchestratorFlags {
   port?: string;
   sourceRoot?: string | string[];
   spoolDir?: string;
+  fileMode?: string;
   hookHost?: string | string[];
   tokenFile?: string;
   logLevel?: string;
@@ -102,7 +107,7 @@ export interface OrchestratorFlags {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 export function readConfig(flags: OrchestratorFlags, env: Environment): OrchestratorConfig {
-  const given = (name: "host" | "port" | "spoolDir" | "tokenFile" | "logLevel") =>
+  const given = (name: "host" | "port" | "spoolDir" | "fileMode" | "tokenFile" | "logLevel") =>
     flags[name] ?? fromEnv(env, SETTINGS[name].env) ?? SETTINGS[name].default;
 
   const host = given("host") ?? SETTINGS.host.default;
@@ -115,11 +120,17 @@ export function readConfig(flags: OrchestratorFlags, env: Environment): Orchestr
     sourceRoots: Object.freeze(
       readList(flags.sourceRoot, fromEnv(env, SETTINGS.sourceRoot.env), ":").map((root) => resolve(root)),
     ),
+    fileMode: checkFileMode(given("fileMode") ?? FILE_MODE.default),
     spoolDirectory: resolve(given("spoolDir") ?? SETTINGS.spoolDir.default),
     hookHosts: Object.freeze(readList(flags.hookHost, fromEnv(env, SETTINGS.hookHost.env), ",")),
     token,
     logLevel: checkLogLevel(given("logLevel") ?? SETTINGS.logLevel.default),
   });
+}
+
+function checkFileMode(text: string): string {
+  parseFileMode(text);
+  return text;
 }
 
 /** Whether only this machine can reach the address. */

@@ -4,6 +4,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { OrchestratorConfig } from "./config.js";
+import { useFileMode } from "./file-mode.js";
 import { createLog } from "./log.js";
 import { createMetrics } from "./metrics.js";
 import { explainStart, unsafeSettings, waitForRedis } from "./redis-start.js";
@@ -15,6 +16,7 @@ const CLOSE_TIMEOUT_MS = 9_000;
 
 /** Resolves once it listens and drives reloads; the process ends on a signal. */
 export async function runOrchestrator(config: OrchestratorConfig): Promise<void> {
+  useFileMode(config.fileMode);
   const log = createLog({ ...config, name: "orchestrator" });
   if (config.sourceRoots.length === 0) {
     log.warn("no source root is configured (--source-root): every source will be refused");

@@ -2,13 +2,14 @@
 // that will take its place. Decides nothing about who may write; see staging.ts.
 
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Arena, Control, ControlPage, Device, DeviceFacts, Half, NativeCore } from "../native/native.js";
 import type { ArenaLayout, Layout } from "../orchestrator/contract/plan.js";
 import { layoutArena } from "../orchestrator/planner/arena-layout.js";
 import type { StagingPlace } from "../orchestrator/reloads/plan-store.js";
 import type { Held, LiveArena } from "../orchestrator/reloads/protocol/state.js";
+import { layoutOfHeader, MAX_ARENA_HEADER_BYTES } from "./arena-header.js";
 import type { HeldMemory, Holders } from "./holder.js";
 
 export interface StandingArena {
@@ -17,6 +18,8 @@ export interface StandingArena {
   id: string;
   layoutDigest: string;
   layout: ArenaLayout;
+  /** Whether a plan has shown that the digest's layout is this one. */
+  isPlanned: boolean;
   /** Of the live half; null where that is a file. */
   memory: HeldMemory | null;
 }
@@ -61,14 +64,18 @@ export interface RankArenaOptions {
   holders: Holders | null;
   /** Fills staging with a pattern before each use, so that a byte left unwritten shows. */
   poison: boolean;
-  /** The layout of the arena that the control page names, if it is still known. */
-  findLayout: (digest: string) => Promise<Layout | null>;
   files: Files;
+  /** The host may have lost bytes of the live file that its control page counts on: they are compared with the page's digest. */
+  bytesMayBeLost: boolean;
+  /** Why there is a live file and it is not taken up. */
+  onDistrust(reason: string): void;
 }
 
 /** What is done to files beside the core's own work on them. */
 export interface Files {
   exists(path: string): boolean;
+  /** The first `bytes` of a file, or fewer where it ends before. */
+  readHead(path: string, bytes: number): Uint8Array;
   makeDirectory(path: string): void;
   rename(from: string, to: string): void;
   remove(path: string): void;
@@ -76,10 +83,21 @@ export interface Files {
 
 export const HOST_FILES: Files = {
   exists: existsSync,
+  readHead,
   makeDirectory: (path) => void mkdirSync(path, { recursive: true }),
   rename: renameSync,
   remove: (path) => rmSync(path, { force: true }),
 };
+
+function readHead(path: string, bytes: number): Uint8Array {
+  const descriptor = openSync(path, "r");
+  try {
+    const head = new Uint8Array(bytes);
+    return head.subarray(0, readSync(descriptor, head, 0, bytes, 0));
+  } finally {
+    closeSync(descriptor);
+  }
+}
 
 /** Beside staging: what a load needs of the device for a moment. */
 const SCRATCH_BYTES = 512 * 2 ** 20;
@@ -122,12 +140,20 @@ export async function openRankArena(options: RankArenaOptions): Promise<RankAren
     const ipcHandle = memory?.ipcHandle ?? "";
     try {
       const arena = core.openArena({ path: nextPath, mode: "create", headerBytes, dataBytes, device, ipcHandle });
-      next = { arena, id: randomBytes(16).toString("hex"), layoutDigest, layout: planned, memory };
+      const id = randomBytes(16).toString("hex");
+      next = { arena, id, layoutDigest, layout: planned, isPlanned: true, memory };
       return next;
     } catch (error) {
       memory?.release();
       throw error;
     }
+  }
+
+  /** An arena that was taken up says by its header what it holds; that this is the layout of that digest shows here. */
+  function hasLayout(held: StandingArena, layout: Layout, layoutDigest: string): boolean {
+    if (held.layoutDigest !== layoutDigest) return false;
+    held.isPlanned ||= Buffer.compare(layoutArena(layout, rank).headerBytes, held.layout.headerBytes) === 0;
+    return held.isPlanned;
   }
 
   function openStaging({ arena, layout }: StandingArena, place: StagingPlace): void {
@@ -158,7 +184,7 @@ export async function openRankArena(options: RankArenaOptions): Promise<RankAren
       });
     },
     async makeDestination(layout, layoutDigest, mode, place) {
-      if (standing === null || standing.layoutDigest !== layoutDigest) {
+      if (standing === null || !hasLayout(standing, layout, layoutDigest)) {
         return { target: await createNext(layout, layoutDigest), half: "live", mode: "next" };
       }
       const { state } = core.readControl(control);
@@ -189,31 +215,52 @@ function roomiest({ kind, freeBytes }: DeviceFacts, bytes: number): "device" | "
 
 /** The live file that an earlier process of this rank left, if it is what the control page says; else none. */
 async function attachStanding(
-  { core, rank, device, holders, files, findLayout }: RankArenaOptions,
+  options: RankArenaOptions,
   control: Control,
   path: string,
 ): Promise<StandingArena | null> {
+  const { core, holders, files, onDistrust } = options;
   const page = core.readControl(control);
+  if (page.state === "empty" || !files.exists(path)) return null;
   const memory = holders?.find(path) ?? null;
-  const standing = await attach();
-  if (standing === null) memory?.release();
-  return standing;
-
-  async function attach(): Promise<StandingArena | null> {
-    if (page.state === "empty" || !files.exists(path)) return null;
-    if (holders !== null && memory?.ipcHandle !== page.ipcHandle) return null;
-    const layout = await findLayout(page.layoutDigest);
-    if (layout === null) return null;
-    const planned = layoutArena(layout, rank);
-    const { headerBytes, dataBytes } = planned;
-    const ipcHandle = memory?.ipcHandle ?? "";
-    try {
-      const arena = core.openArena({ path, mode: "attach", headerBytes, dataBytes, device, ipcHandle });
-      return { arena, id: page.arenaId, layoutDigest: page.layoutDigest, layout: planned, memory };
-    } catch {
-      return null; // not that arena's: it is laid out anew by the next load
-    }
+  try {
+    if (holders !== null && memory?.ipcHandle !== page.ipcHandle)
+      throw new Error("nobody holds its device memory any more");
+    const standing = attach(options, page, path, memory);
+    if (options.bytesMayBeLost) await requireBytes(core, standing, page);
+    return standing;
+  } catch (error) {
+    memory?.release();
+    onDistrust(
+      `the arena that ${path} holds is not taken up: ${error instanceof Error ? error.message : String(error)}`,
+    );
+    return null; // the next load makes another
   }
+}
+
+function attach(
+  { core, device, files }: RankArenaOptions,
+  page: ControlPage,
+  path: string,
+  memory: HeldMemory | null,
+): StandingArena {
+  if (page.dataOffset > MAX_ARENA_HEADER_BYTES)
+    throw new Error(`its control page says ${page.dataOffset} bytes of header`);
+  const layout = layoutOfHeader(files.readHead(path, page.dataOffset), page, path);
+  const { headerBytes, dataBytes } = layout;
+  const ipcHandle = memory?.ipcHandle ?? "";
+  const arena = core.openArena({ path, mode: "attach", headerBytes, dataBytes, device, ipcHandle });
+  return { arena, id: page.arenaId, layoutDigest: page.layoutDigest, layout, isPlanned: false, memory };
+}
+
+/** Closes the arena again where its live bytes are not those that the page's digest is of. A torn page has no digest to go by. */
+async function requireBytes(core: NativeCore, { arena, layout }: StandingArena, page: ControlPage): Promise<void> {
+  if (page.state !== "live") return;
+  const spans = layout.tensors.filter(({ bytes }) => bytes > 0).map(({ offset, bytes }) => ({ offset, bytes }));
+  const digest = await core.digest(arena, "live", spans, core.createCancel());
+  if (digest === page.digest) return;
+  core.closeArena(arena);
+  throw new Error(`its bytes have the digest ${digest}, its control page says ${page.digest}`);
 }
 
 function liveStateOf(page: ControlPage, attached: boolean): LiveArena {

@@ -17,6 +17,7 @@ import { type FleetMessage, parseFleetMessage } from "../orchestrator/contract/f
 import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
 import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
+import { spreadFileMode } from "../orchestrator/file-mode.js";
 import { openConsumer } from "../orchestrator/queue/open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis, redisNow } from "../orchestrator/redis.js";
@@ -28,6 +29,7 @@ import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { openPushSessions } from "../orchestrator/reloads/push/session-store.js";
 import { VERSION } from "../orchestrator/version.js";
 import { openSources } from "./host-sources.js";
+import { isOfThisBoot, noteBoot } from "./arena-boot.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice } from "./open-device.js";
@@ -120,6 +122,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const log = options.log.child({ fleet, replica, rank, incarnation });
   const directory = join(resolve(options.runDir), fleet, `replica-${replica}`, `rank-${rank}`);
   mkdirSync(directory, { recursive: true });
+  spreadFileMode(directory);
   const lockPath = join(directory, "lock");
   const onEnding = (holder: ProcessIdentity) => log.warn({ holder }, "ending the process that holds this arena");
   await takeLock({ core, path: lockPath, takeOver: options.takeOver, onEnding });
@@ -129,8 +132,12 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const poison = process.env.LAYERCAST_POISON === "1";
   const plans = openPlanStore(redis);
   const place = openRankDevice(core, options.device, directory);
-  const findLayout = plans.layout;
-  const arena = await openRankArena({ core, rank, directory, ...place, poison, findLayout, files: HOST_FILES });
+  const arena = await openRankArena({
+    ...{ core, rank, directory, ...place, poison, files: HOST_FILES },
+    bytesMayBeLost: !isOfThisBoot(directory),
+    onDistrust: (reason) => log.warn(reason),
+  });
+  noteBoot(directory);
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
   const staging = openStagingOwner({ core, arena, work, rank, scope });
   const store = openFleetStore(redis);

@@ -7,6 +7,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { downloadAdvice } from "../checkpoint/source-path.js";
 import { LayercastError } from "../contract/errors.js";
 import { MAX_NAME_LENGTH, NAME_PATTERN, type ReloadView } from "../contract/reload.js";
+import { FILE_MODE } from "../file-mode.js";
 import { tokenOf } from "../token.js";
 import { followReload, screenOf } from "./follow.js";
 import { reloadLines, reloadSentence } from "./format.js";
@@ -115,6 +116,10 @@ const followHint = (reload: ReloadView) =>
   `Follow it with \`layercast watch ${reload.reload_id}\`, stop it with \`layercast cancel ${reload.reload_id}\``;
 
 /** All workers of a fleet must be given it, or none. */
+export function fileModeOption(): Option {
+  return new Option(FILE_MODE.flag, FILE_MODE.description).env(FILE_MODE.env).default(FILE_MODE.default);
+}
+
 export function expertParallelOption(): Option {
   return new Option("--ep", "expert parallel: whole experts by rank, instead of a part of each on every rank");
 }

@@ -4,6 +4,7 @@ import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { readRedisUrl } from "../config.js";
 import type { FleetView } from "../contract/reload.js";
+import { FILE_MODE, useFileMode } from "../file-mode.js";
 import { packageRoot } from "../package-root.js";
 import { redisPlace } from "../redis.js";
 import { openRedisNotices } from "../redis-notices.js";
@@ -11,7 +12,7 @@ import { waitForRedis } from "../redis-start.js";
 import { redisTrouble } from "../redis-trouble.js";
 import { tokenOf } from "../token.js";
 import { humanLine } from "./child-log.js";
-import { type CommandContext, EXIT, expertParallelOption, integerFrom, parseName } from "./command.js";
+import { type CommandContext, EXIT, expertParallelOption, fileModeOption, integerFrom, parseName } from "./command.js";
 import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
 import type { Terminal } from "./terminal.js";
 import { DEFAULT_RUN_DIR } from "./worker.js";
@@ -26,6 +27,7 @@ interface UpOptions {
   port: number;
   runDir: string;
   sourceRoot?: string[];
+  fileMode: string;
 }
 
 export function addUp(program: Command, context: CommandContext): void {
@@ -40,10 +42,12 @@ export function addUp(program: Command, context: CommandContext): void {
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
     .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)
     .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
+    .addOption(fileModeOption())
     .action(async (options: UpOptions) => {
       const token = await refusingWrongUse(context, () => {
         const given = tokenOf(context.terminal.env);
         requireNativeCore();
+        useFileMode(options.fileMode);
         return given;
       });
       await runUp(options, token, context);
@@ -80,7 +84,7 @@ async function runUp(options: UpOptions, token: string | null, context: CommandC
     sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
     redisUrl,
     token,
-    env: { ...terminal.env },
+    env: { ...terminal.env, [FILE_MODE.env]: options.fileMode },
     watcher,
   });
   await announce(fleet, terminal, log, stopping.signal);

@@ -4,7 +4,15 @@ import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { LOG_LEVELS, type LogLevel, readRedisUrl, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
-import { type CommandContext, expertParallelOption, integerFrom, parseName, requiredOption } from "./command.js";
+import { useFileMode } from "../file-mode.js";
+import {
+  type CommandContext,
+  expertParallelOption,
+  fileModeOption,
+  integerFrom,
+  parseName,
+  requiredOption,
+} from "./command.js";
 import { refusingWrongUse } from "./wrong-use.js";
 
 export interface WorkerCommandOptions {
@@ -17,6 +25,7 @@ export interface WorkerCommandOptions {
   device: string;
   runDir: string;
   takeOver?: true;
+  fileMode: string;
   logLevel: LogLevel;
 }
 
@@ -37,13 +46,15 @@ export function addWorker(program: Command, context: CommandContext): void {
     .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
     .option("--take-over", "end a worker that holds this rank's arena, though it is alive")
+    .addOption(fileModeOption())
     .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
     .action(async (options: WorkerCommandOptions) => {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
         refusePlaceOutside(options);
         const redisUrl = readRedisUrl(context.terminal.env);
-        const { tp, ep = false, takeOver = false, ...place } = options;
+        const { tp, ep = false, takeOver = false, fileMode, ...place } = options;
+        useFileMode(fileMode);
         const runDir = resolve(options.runDir);
         await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, takeOver, runDir, redisUrl });
       });

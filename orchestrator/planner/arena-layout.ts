@@ -19,7 +19,7 @@ export function layoutArena(layout: Layout, rank: number): ArenaLayout {
     tensors.push(tensor);
     withPads.push(tensor);
     end += tensor.bytes;
-    const padBytes = Math.ceil(end / ALIGNMENT) * ALIGNMENT - end;
+    const padBytes = Math.ceil(end / ARENA_ALIGNMENT) * ARENA_ALIGNMENT - end;
     // The format allows no holes, so what lies between two tensors is a tensor too.
     if (padBytes > 0) withPads.push(pad(withPads.length - tensors.length, end, padBytes));
     end += padBytes;
@@ -76,8 +76,15 @@ function* heldTensors(layout: Layout, rank: number): Generator<{ name: string; d
   }
 }
 
+const PAD_PREFIX = "__pad__.";
+
+/** Whether a tensor of a live file is only there because the format allows no holes. */
+export function isPad(name: string): boolean {
+  return name.startsWith(PAD_PREFIX);
+}
+
 function pad(index: number, offset: number, bytes: number): ArenaTensor {
-  return { name: `__pad__.${index}`, dtype: "U8", shape: [bytes], offset, bytes };
+  return { name: `${PAD_PREFIX}${index}`, dtype: "U8", shape: [bytes], offset, bytes };
 }
 
 /** `tensors` side by side from offset 0. */
@@ -98,7 +105,8 @@ function safetensorsHeader(
   return headerBytes;
 }
 
-const ALIGNMENT = 256;
+/** Bytes; each kernel tensor begins at a multiple of so many. */
+export const ARENA_ALIGNMENT = 256;
 const PAGE_BYTES = 4096;
 const HEADER_ALIGNMENT = 8;
 const PREFIX_BYTES = 8;

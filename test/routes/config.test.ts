@@ -22,6 +22,7 @@ describe("the configuration", () => {
       redisUrl: REDIS.REDIS_URL,
       sourceRoots: [],
       spoolDirectory: resolve(".layercast/spool"),
+      fileMode: "640",
       hookHosts: [],
       token: null,
       logLevel: "info",

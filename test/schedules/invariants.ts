@@ -163,7 +163,7 @@ export function checkQuiet(sim: Sim): void {
   const newest = Math.max(...[...sim.hosts.values()].map(({ pages }) => pages.get("control")?.epoch ?? 0));
   const isNewest = keys.every((key) => sim.hosts.get(key)?.pages.get("control")?.epoch === newest);
   const isGood = held.size === 1 && isNewest && sim.reloads.get(reload)?.record?.state === "committed";
-  const isKnown = keys.every((key) => !sim.strangers.has(key) && holds(sim, key) !== null);
+  const isKnown = keys.every((key) => holds(sim, key) !== null);
   const why = whyNotRoutable(state, contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now));
   if (isGood && isKnown && why !== null) {
     violate(sim, `(f) all ranks hold the same weights and the fleet is not routable: ${why}`);

@@ -22,6 +22,8 @@ import type { Files } from "../../worker/rank-arena.js";
 export interface Disk {
   /** Live halves by path. */
   arenas: Map<string, Uint32Array>;
+  /** What their files begin with. */
+  headers: Map<string, Uint8Array>;
   /** The other half, while the process that has it lives. */
   staging: Uint32Array | null;
   pages: Map<string, ControlPage>;
@@ -115,9 +117,12 @@ export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: Co
       Object.assign(page, update, { state: "live", generation: page.generation + 1 });
     },
     closeControl: () => {},
-    openArena({ path, mode, dataBytes }) {
+    openArena({ path, mode, headerBytes, dataBytes }) {
       const size = Math.ceil(dataBytes / BYTES_A_NUMBER);
-      if (mode === "create") disk.arenas.set(path, new Uint32Array(size));
+      if (mode === "create") {
+        disk.arenas.set(path, new Uint32Array(size));
+        disk.headers.set(path, headerBytes);
+      }
       const live = disk.arenas.get(path);
       if (live?.length !== size) throw nativeError("NATIVE_IO", {});
       const arena = {} as Arena;
@@ -172,12 +177,18 @@ const notAsked = () => Promise.reject(new Error("no schedule asks for it"));
 export function filesOf(disk: Disk): Files {
   return {
     exists: (path) => disk.arenas.has(path),
+    readHead: (path, bytes) => found(disk.headers.get(path)).subarray(0, bytes),
     makeDirectory: () => {},
     rename(from, to) {
-      disk.arenas.set(to, found(disk.arenas.get(from)));
-      disk.arenas.delete(from);
+      for (const files of [disk.arenas, disk.headers] as Map<string, unknown>[]) {
+        files.set(to, found(files.get(from)));
+        files.delete(from);
+      }
     },
-    remove: (path) => void disk.arenas.delete(path),
+    remove(path) {
+      disk.arenas.delete(path);
+      disk.headers.delete(path);
+    },
   };
 }
 

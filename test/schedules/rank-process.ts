@@ -97,9 +97,12 @@ async function openPart(
     holders: null,
     poison: true,
     files: filesOf(disk),
-    findLayout: plans.layout,
+    bytesMayBeLost: false,
+    onDistrust(reason) {
+      const { generation = 0 } = disk.pages.get("control") ?? {};
+      if (generation % 2 === 0) sim.violations.push(`(P9) ${key}: ${reason}`);
+    },
   });
-  if (disk.arenas.has("live.safetensors") && arena.standing() === null) sim.strangers.add(key);
   const work = openNativeWork(core, () => sim.world.kill(process));
   const look = () =>
     sim.world.event(process, () => {

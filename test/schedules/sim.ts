@@ -1,7 +1,6 @@
 // All that a schedule consists of, put together: the world's clock, a Redis with its queues, hosts with their files, engines,
 // and what is known of every reload whatever Redis may forget.
 
-import type { ControlPage } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { FleetMessage } from "../../orchestrator/contract/fleet-message.js";
 import { CHANNELS, type RankKey } from "../../orchestrator/contract/jobs.js";
@@ -77,8 +76,6 @@ export interface Sim {
   redisTrouble: number;
   engineTrouble: number;
   faults: boolean;
-  /** Ranks that began anew in a life of Redis that had forgotten their layout, and whose arenas nobody can tell any more. */
-  strangers: Set<RankKey>;
   /** When the faults stopped. */
   calmSince: number;
   /** Since the invariants were looked at. */
@@ -110,7 +107,6 @@ export function createSim(options: Options, random: Random, story: string[] | nu
     redisTrouble: 0,
     engineTrouble: 0,
     faults: true,
-    strangers: new Set(),
     calmSince: Number.POSITIVE_INFINITY,
     bytesChanged: false,
     violations: [],
@@ -216,7 +212,7 @@ export function fleetOf(sim: Sim): FleetState | null {
 }
 
 export function hostOf(sim: Sim, key: RankKey): Disk {
-  const empty = { arenas: new Map<string, Uint32Array>(), pages: new Map<string, ControlPage>(), staging: null };
+  const empty: Disk = { arenas: new Map(), headers: new Map(), pages: new Map(), staging: null };
   const found: Disk = sim.hosts.get(key) ?? empty;
   sim.hosts.set(key, found);
   return found;

@@ -1,10 +1,11 @@
 // A trainer's file -> the spool's own copy of it, or a link to it where nobody writes to it again.
 
 import { constants } from "node:fs";
-import { copyFile, link, rename, rm } from "node:fs/promises";
+import { chmod, copyFile, link, rename, rm } from "node:fs/promises";
 import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile } from "../../contract/plan.js";
+import { usedFileMode } from "../../file-mode.js";
 
 /** `to` is a path in the spool that nothing has yet; `immutable`: a link will do. */
 export async function keepFile(spool: string, from: string, to: string, immutable: boolean): Promise<CheckpointFile> {
@@ -27,6 +28,7 @@ async function copy(spool: string, from: string, to: string): Promise<void> {
   const part = `${to}.part`;
   try {
     await copyFile(from, part, constants.COPYFILE_FICLONE);
+    await chmod(part, usedFileMode()); // the copy has the trainer's
     await rename(part, to);
   } catch (error) {
     await rm(part, { force: true });

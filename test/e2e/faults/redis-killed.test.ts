@@ -74,11 +74,25 @@ describeFaults("Redis killed, its file lost", { tp: 2 }, (fleet) => {
     await fleet.goesOn();
   });
 
-  it("and a worker after it: nobody knows its weights' layout any more, and the next commit heals that", async () => {
+  it("and every worker with it: each takes up its own arena, and the same weights are routable again", async () => {
     const { cluster } = fleet;
+    const before = await epoch();
+    const pids = [cluster.pidOf("worker 0/0"), cluster.pidOf("worker 0/1")];
+    for (const pid of pids) process.kill(pid, "SIGKILL");
     await makeRedisForget(cluster);
     await fleet.holds("v1");
-    process.kill(cluster.pidOf("worker 0/1"), "SIGKILL");
+    expect(await epoch()).toBe(before);
+    expect(pids).not.toContain(cluster.pidOf("worker 0/1"));
+    await fleet.goesOn();
+  });
+
+  it("and a worker within its swap: its bytes are neither version's, and only the next commit heals that", async () => {
+    const { cluster } = fleet;
+    const held = cluster.fault("worker.swap_begun@0-1", "wait");
+    await fleet.submit("v2");
+    const pid = await held.hit();
+    await makeRedisForget(cluster);
+    process.kill(pid, "SIGKILL");
     await cluster.fleetWhere((view) => view.not_routable_reason?.startsWith("source_gone") === true);
     await fleet.goesOn();
   });
