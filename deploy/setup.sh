@@ -119,6 +119,30 @@ build_typescript() {
   printf '%s' "$sources" >"$stamp"
 }
 
+# Without them only their own steps of the tests are skipped, for nothing that runs needs them. Debian's Python makes no virtual
+# environment without a package more.
+install_linters() {
+  local folder=.layercast/lint stamp=.layercast/lint/.layercast-setup digest
+  digest=$(digest_of <deploy/lint-tools.txt)
+  if stamp_is "$stamp" "$digest"; then return 0; fi
+  say "installing linters of Python and C++ (pip install -r deploy/lint-tools.txt)"
+  rm -rf "$folder"
+  if ! python3 -m venv "$folder" >"$log" 2>&1; then
+    rm -rf "$folder"
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+      say "the linters are left out, their tests are skipped: python3 -m venv does not work here (Debian: sudo apt-get install python3-venv)"
+      return 0
+    fi
+    apt_install python3-venv
+    quietly python3 -m venv "$folder"
+  fi
+  if "$folder/bin/pip" install --quiet --disable-pip-version-check -r deploy/lint-tools.txt >"$log" 2>&1; then
+    printf '%s' "$digest" >"$stamp"
+  else
+    say "the linters are left out, their tests are skipped or, for root, fail: pip could not install them, see $log"
+  fi
+}
+
 check_system
 check_node
 mkdir -p .layercast
@@ -126,6 +150,7 @@ exec 9>.layercast/setup.lock
 flock 9
 install_tools
 install_packages
+[ "$for_tests" = no ] || install_linters
 build_native
 quietly node native/prebuilt.mjs
 build_typescript

@@ -2,11 +2,12 @@
 // The last line is `N passed, N failed`. Arguments name the steps to run (default: all). `--deep` takes all schedules, fuzz inputs and
 // orders of a push instead of a sample of them.
 
-import { spawn } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
+import { execute as executeIn } from "./execute.mjs";
+import { lintNative, lintPython } from "./lint.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const scratch = mkdtempSync(join(tmpdir(), "layercast-test-"));
@@ -19,6 +20,8 @@ const STEPS = [
   { name: "types", run: () => check("tsc", "-p", "tsconfig.json") },
   { name: "imports", run: checkImports },
   { name: "dead-code", run: () => check("knip") },
+  { name: "lint-python", run: lintPython },
+  { name: "lint-native", run: lintNative },
   { name: "native", run: () => nativeTests("build-test", "") },
   { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined") },
   { name: "unit", run: () => vitest("unit") },
@@ -112,17 +115,7 @@ function failures(counted, passed, code) {
 }
 
 function execute(command, args) {
-  return new Promise((resolve) => {
-    const child = spawn(command, args, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
-    let output = "";
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding("utf8").on("data", (text) => {
-        output += text;
-      });
-    }
-    child.on("error", (error) => resolve({ code: -1, output: `${command}: ${error.message}\n` }));
-    child.on("close", (code) => resolve({ code: code ?? -1, output }));
-  });
+  return executeIn(command, args, { cwd: root, env });
 }
 
 async function main() {
@@ -143,7 +136,7 @@ async function main() {
     console.log(
       `${failed === 0 ? "ok  " : "FAIL"} ${step.name.padEnd(16)} ${seconds.padStart(6)} s  ${passed} passed, ${failed} failed.`,
     );
-    if (failed > 0) console.log(output.trimEnd());
+    if (failed > 0 || passed === 0) console.log(output.trimEnd());
     total.passed += passed;
     total.failed += failed;
   }

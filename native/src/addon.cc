@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <optional>
+#include <tuple>
 #include <typeinfo>
 #include <utility>
 
@@ -137,7 +138,8 @@ Napi::Value start(Napi::Env env, std::shared_ptr<ArenaUse> use, std::function<To
     }
     work = nullptr;
     use = nullptr;
-    if (addon.completions.BlockingCall(completion.get()) == napi_ok) completion.release();
+    // From then on it is settle()'s.
+    if (addon.completions.BlockingCall(completion.get()) == napi_ok) std::ignore = completion.release();
   });
   return deferred.Promise();
 }

@@ -112,7 +112,7 @@ void ThreadPool::each(uint64_t count, const CancelToken* cancel, const Piece& pi
     for (uint64_t i = 0; i < helpers; i++) {
       post([this, pieces] { pieces->take(current_lane()); });
     }
-  } catch (const std::bad_alloc&) {
+  } catch (const std::bad_alloc&) {  // NOLINT(bugprone-empty-catch)
     // Those already posted refer to `piece`: go on with fewer.
   }
   pieces->take(current_lane());

@@ -35,7 +35,7 @@ class Consumer:
         return self.look()
 
     def follow(self, version):
-        seen = {}
+        seen: dict[str, object] = {}
         while version not in seen:
             found = self.look()
             before = seen.setdefault(found["version"], found["tensors"])

@@ -104,8 +104,8 @@ void tabulate_normal(float number, Bf16Codes& table) {
     L::store(sums + i / 8, L::sums_of_8(vector));
   }
   for (uint32_t group = 0; group < 16; group++) {
-    const uint8_t first = codes[8 * group];
-    table.first[group] = first;
+    const uint64_t first = codes[uint64_t{8} * group];
+    table.first[group] = static_cast<uint8_t>(first);
     table.count_less_1[group] = static_cast<uint8_t>(7 - (sums[group] - 8 * first));  // each later one adds 1
   }
 }
