@@ -174,7 +174,7 @@ export function checkQuiet(sim: Sim): void {
 function checkTorn(sim: Sim, state: FleetState): void {
   const context = contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now);
   const keys = expectedRanks(state);
-  const isThere = missingRanks(state, context).length === 0 && keys.every((key) => !sim.strangers.has(key));
+  const isThere = missingRanks(state, context).length === 0;
   const isDecided = keys.every((key) => {
     const page = sim.hosts.get(key)?.pages.get("control");
     return page?.epoch === state.tornEpoch && holds(sim, key) !== null;
