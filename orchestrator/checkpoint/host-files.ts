@@ -27,7 +27,8 @@ async function fileOnThisHost(file: CheckpointFile, plannedAgoMs: number | null)
   if (plannedAgoMs === null)
     throw sourceChanged(file.path, "inode or modification time", identity(file), identity(now));
   const found = await sameContent(file);
-  const changedAgoMs = Date.now() - Number((await stat(file.path)).ctimeMs);
+  const { ctimeMs } = await stat(file.path);
+  const changedAgoMs = Date.now() - ctimeMs;
   if (changedAgoMs > plannedAgoMs + performance.now() - startedAt) return found;
   throw new LayercastError(
     "source_changed",

@@ -12,7 +12,7 @@ import { expectLayercastRejection } from "./expect-error.js";
 
 /** Planned before, or after, everything that a test writes. */
 const BEFORE_ALL_MS = 3_600_000;
-const AFTER_ALL_MS = -1;
+const AFTER_ALL_MS = -60_000;
 
 let directory: string;
 let path: string;

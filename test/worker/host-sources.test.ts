@@ -36,7 +36,7 @@ function planned(ageMs: number): LoadedPlan {
 }
 
 it("a reload's files are those of its first look, and a change after that is found", async () => {
-  const plan = planned(-1);
+  const plan = planned(-60_000);
   const seen = (await sources.onThisHost(OWNER, plan)).source.files;
   expect(seen).toEqual([here]);
   utimesSync(here.path, 0, 0);
@@ -46,11 +46,11 @@ it("a reload's files are those of its first look, and a change after that is fou
 
 it("a look that fails is made again", async () => {
   await expectLayercastRejection(sources.onThisHost(OWNER, planned(60_000)), "source_changed", /written after that/);
-  expect((await sources.onThisHost(OWNER, planned(-1))).source.files).toEqual([here]);
+  expect((await sources.onThisHost(OWNER, planned(-60_000))).source.files).toEqual([here]);
 });
 
 it("live bytes are said to come from the files as they were seen", async () => {
-  const plan = planned(-1);
+  const plan = planned(-60_000);
   await sources.onThisHost(OWNER, plan);
   sources.becameLive(OWNER, plan);
   await expect.poll(() => pinned).toEqual([[here]]);
