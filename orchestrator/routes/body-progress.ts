@@ -23,12 +23,15 @@ export function watchBody(request: IncomingMessage, response: ServerResponse, pa
     // A window counts only where the client could send during all of it.
     const isSlow = now.bytes - before.bytes < pace.bytes && !now.backedUp && !before.backedUp;
     before = now;
-    if (request.complete) clearInterval(timer);
-    else if (isSlow) giveUp(request, response, pace);
+    if (request.complete || isSlow) clearInterval(timer);
+    if (isSlow && !request.complete) giveUp(request, response, pace);
   }, pace.withinMs);
   request.once("close", () => clearInterval(timer));
   socket.once("close", () => clearInterval(timer));
-  response.once("finish", () => closeUnlessWhole(request));
+  response.once("finish", () => {
+    clearInterval(timer); // the connection has a time of its own from here on
+    closeUnlessWhole(request);
+  });
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {
