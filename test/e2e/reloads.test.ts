@@ -1,7 +1,9 @@
 // A reload's promises without faults, on two ranks.
 
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { fetchExport } from "../../orchestrator/cli/export.js";
 import { type Cluster, checkpoint, clearFaults, startCluster } from "./cluster.js";
 
 const FP8 = { scheme: "fp8-channel" };
@@ -201,6 +203,19 @@ describe("following", () => {
     for (const phase of ["queued", "plan", "load", "finalize", "commit", "total"] as const) {
       expect(reload.timing_ms[phase]).not.toBeNull();
     }
+  });
+
+  it("an export reaches a host that does not see its file, byte for byte, and is then gone from the rank's", async () => {
+    const { client, fleet } = cluster;
+    await cluster.reload(version("v1"));
+    const made = await client.exportRank(fleet, 0, 1);
+    const file = readFileSync(made.path);
+    const out = join(cluster.runDir, "from-afar");
+    expect(await fetchExport(client, fleet, { ...made, host: "another" }, out)).toBe(out);
+    expect(readFileSync(out).equals(file)).toBe(true);
+    rmSync(out);
+    expect(existsSync(made.path)).toBe(false);
+    await expect(client.removeExport(fleet, made.export_id)).rejects.toMatchObject({ code: "not_found" });
   });
 
   it("exports leave nothing behind in the rank's directory", async () => {
