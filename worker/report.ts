@@ -94,14 +94,16 @@ export function openReport(
       if (state === "prepared" || state === "swapped") tellNow();
       else tellSoon();
     },
-    retry: (layer, attempt, error) =>
+    retry(layer, attempt, error) {
+      progress.retries += 1;
       tell("retry", {
         replica: who.replica,
         rank: who.rank,
         layer,
         attempt,
         error: { ...error, details: { ...error.details } },
-      }),
+      });
+    },
   };
 }
 
@@ -117,6 +119,7 @@ const NOTHING_DONE = {
   state: "waiting",
   layers_done: 0,
   attempts: 0,
+  retries: 0,
   bytes_read: 0,
   bytes_written: 0,
   read_ms: 0,

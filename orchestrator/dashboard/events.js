@@ -1,10 +1,11 @@
 // A reload's event stream -> calls. By fetch, since EventSource cannot carry the Authorization header; connects again after
 // the last event's id when the stream breaks, and stops for good once the reload has ended.
 
-const RECONNECT_MS = 1000;
-const TERMINAL = ["committed", "failed", "cancelled", "superseded"];
+import { isEnded } from "./store.js";
 
-/** Resolves when the reload has ended or the signal is aborted. `call` is fetch with the token. */
+const RECONNECT_MS = 1000;
+
+/** Resolves when the reload has ended or the signal is aborted. `call` is fetch with the token; events are {id, name, payload}. */
 export async function followReload(id, call, onEvent, signal) {
   let lastId = null;
   while (!signal.aborted) {
@@ -14,8 +15,8 @@ export async function followReload(id, call, onEvent, signal) {
       if (response.status === 204 || response.status === 404) return;
       for await (const event of eventsIn(response.body)) {
         if (event.id !== null) lastId = event.id;
-        onEvent(event.name, event.payload);
-        if (event.name === "state" && TERMINAL.includes(event.payload.state)) return;
+        onEvent(event);
+        if (event.name === "state" && isEnded(event.payload.state)) return;
       }
     } catch (error) {
       if (error.name === "AbortError") return;

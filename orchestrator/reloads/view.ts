@@ -82,7 +82,9 @@ function viewLayers(layout: Layout | null, reports: RankReport[]): ReloadView["l
 }
 
 /** A rank whose process is gone while the reload runs is `lost`, whatever it said last. */
-function viewRank(progress: RankProgress, record: ReloadRecord, fleet: FleetState | null): RankProgress {
+function viewRank(told: RankProgress, record: ReloadRecord, fleet: FleetState | null): RankProgress {
+  // Reports that an older release stored do not count retries.
+  const progress = { ...told, retries: told.retries ?? 0 };
   if (fleet === null || fleet.active !== record.id) return progress;
   const current = fleet.ranks[`${progress.replica}/${progress.rank}`];
   return current?.incarnation === progress.incarnation ? progress : { ...progress, state: "lost" };

@@ -8,13 +8,16 @@ import { LayercastError } from "../contract/errors.js";
 import { packageRoot } from "../package-root.js";
 import type { App } from "./app.js";
 
-const CONTENT_TYPES = {
+const MODULES = [
+  ...["dashboard.js", "events.js", "store.js", "list.js", "words.js", "nodes.js", "patch.js"],
+  ...["draw-fleets.js", "draw-list.js", "draw-page.js", "draw-reload.js"],
+];
+
+const CONTENT_TYPES: Record<string, string> = {
   "index.html": "text/html; charset=utf-8",
-  "dashboard.js": "text/javascript; charset=utf-8",
-  "draw.js": "text/javascript; charset=utf-8",
-  "events.js": "text/javascript; charset=utf-8",
+  ...Object.fromEntries(MODULES.map((name) => [name, "text/javascript; charset=utf-8"])),
   "dashboard.css": "text/css; charset=utf-8",
-} as const;
+};
 
 const SECURITY_HEADERS = {
   "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",

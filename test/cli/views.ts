@@ -11,6 +11,7 @@ export function rankProgress(rank: number, changes: Partial<RankProgress> = {}):
     state: "loading",
     layers_done: 0,
     attempts: 0,
+    retries: 0,
     bytes_read: 0,
     bytes_written: 0,
     read_ms: 0,

@@ -41,6 +41,7 @@ describe("a job", () => {
     expect(reload.state).toBe("committed");
     const attempts = reload.ranks.map((rank) => rank.attempts);
     expect(attempts[1]).toBe((attempts[0] ?? 0) + 2);
+    expect(reload.ranks.map((rank) => rank.retries)).toEqual([0, 2]);
     expect(await cluster.exportAll()).toEqual(known.v2);
     await commits("v1");
   });

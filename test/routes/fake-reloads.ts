@@ -18,6 +18,7 @@ export const rankProgress = (rank: number, fields: Partial<RankProgress> = {}): 
   state: "loading",
   layers_done: 1,
   attempts: 1,
+  retries: 0,
   bytes_read: 1000,
   bytes_written: 500,
   read_ms: 1,
