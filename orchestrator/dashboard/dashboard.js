@@ -1,4 +1,4 @@
-// The dashboard: reads fleets and reloads every two seconds, follows what runs by its event stream, and draws what the store
+// The dashboard: reads fleets and reloads every second, follows what runs by its event stream, and draws what the store
 // knows. Asks for the bearer token when the API wants one, and keeps it for this tab only.
 
 import { fleetCards } from "./draw-fleets.js";
@@ -18,12 +18,14 @@ import {
   shownFleets,
   takeEvent,
   takeFleets,
+  takeNewestPage,
+  takePage,
   takeRecord,
   takeTensors,
 } from "./store.js";
 import { news, standing, titleOf } from "./words.js";
 
-const POLL_MS = 2000;
+const POLL_MS = 1000;
 /** Nobody looks, but the title in the tab is to be true. */
 const HIDDEN_POLL_MS = 10_000;
 /** A record is read again at most this often while its events arrive; it has the layers, which events do not. */
@@ -68,11 +70,12 @@ async function refresh() {
     const mark = markOf(store);
     const { fleets } = await read("/v1/fleets");
     const newest = await read(`/v1/reloads?view=summary&limit=${PAGE_SIZE}`);
-    const records = await Promise.all(fullIds(fleets).map(readFull));
     takeFleets(store, fleets, mark);
-    takeSummaries(newest);
+    takeNewestPage(store, newest.reloads);
+    const isWhole = takeNewest(list, newest);
+    const records = await Promise.all(fullIds(fleets).map(readFull));
     for (const record of records) if (record !== null) takeRecord(store, record, true);
-    if (!takeNewest(list, newest)) await showList(list.filter);
+    if (!isWhole) await showList(list.filter);
     forgetOld();
     followSome();
     showConnection("live", "good");
@@ -115,10 +118,6 @@ async function readTensors(id) {
     // Until it is planned there is no list.
     if (error.problem === undefined) throw error;
   }
-}
-
-function takeSummaries({ reloads }) {
-  for (const reload of reloads) takeRecord(store, reload, false);
 }
 
 function forgetOld() {
@@ -182,7 +181,7 @@ async function showList(filter) {
 async function showOlder() {
   const asked = list;
   const page = await read(listPath(asked));
-  takeSummaries(page);
+  takePage(store, page.reloads);
   takeOlder(asked, page);
   drawSoon();
 }

@@ -21,7 +21,7 @@ function fleetCard(fleet) {
   const drained = fleet.drained_replicas.map(({ replica, state }) =>
     line(`Replica ${replica} is drained${state === "joining" ? " and joining again" : ""}`, "warn"),
   );
-  const headings = ["Rank", "Weights", "Arena", "Device", "Host", "Lease"].map((name) => heading(name));
+  const headings = ["Rank", "Lease", "Weights", "Arena", "Device", "Host"].map((name) => heading(name));
   const ranks = table(`Ranks of fleet ${fleet.fleet}`, headings, fleet.ranks.map(rankRow));
   return h("article", { key: fleet.fleet }, title, reason, drained, waitingLine(fleet), ranks);
 }
@@ -49,11 +49,11 @@ function rankRow(rank) {
     "tr",
     { key: `${rank.replica}/${rank.rank}` },
     cell(`${rank.replica}/${rank.rank}`),
+    cell(rankPill(rank)),
     cell(rank.weight_version),
     cell(rank.arena_state + generation, rank.arena_state === "torn" ? "bad" : ""),
     cell(rank.device),
     cell(`${rank.host} · ${rank.pid}`),
-    cell(rankPill(rank)),
   );
 }
 

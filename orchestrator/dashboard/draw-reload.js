@@ -42,7 +42,7 @@ export function reloadName({ kind, source, weight_version: version }) {
 export function reloadState({ reload, log, sent }, shownRetries) {
   const retries = log.filter(({ name }) => name === "retry");
   return [
-    reload.pending_reason === null ? null : line(`Waiting: ${reload.pending_reason}`, "warn"),
+    reload.pending_reason === null ? null : line(waitingText(reload.pending_reason), "warn"),
     reload.error === null ? null : line(`${reload.error.code}: ${reload.error.message}`, "bad"),
     reload.push === null ? layersBar(reload) : pushState(reload, sent),
     layerGrid(reload),
@@ -52,12 +52,15 @@ export function reloadState({ reload, log, sent }, shownRetries) {
   ];
 }
 
+/** Most reasons begin with the word. */
+const waitingText = (reason) => (reason.startsWith("waiting") ? `W${reason.slice(1)}.` : `Waiting: ${reason}.`);
+
 function layersBar(reload) {
   const { layers_done: done, layers_total: total } = reload.progress;
   if (total === 0) return null;
   // A rollback that takes an intact undo back loads no layer.
   const isOver = reload.state === "committed" || reload.state === "committing";
-  return progressBar(isOver ? total : done, total, `${done} of ${total} layers on all ranks`);
+  return labelledBar(isOver ? total : done, total, `${done} of ${total} layers, all ranks together`);
 }
 
 function pushState(reload, sent) {
@@ -75,8 +78,11 @@ function pushState(reload, sent) {
 function sentBar({ elements, of, tensors, ofTensors }) {
   const percent = of === 0 ? 100 : Math.floor((100 * elements) / of);
   const label = `Rows received: ${percent} %, ${tensors} of ${ofTensors} tensors whole`;
-  return h("div", { class: "labelled" }, progressBar(elements, of, label), h("span", { class: "quiet" }, label));
+  return labelledBar(elements, of, label);
 }
+
+const labelledBar = (done, total, label) =>
+  h("div", { class: "labelled" }, progressBar(done, total, label), h("span", { class: "quiet" }, label));
 
 function layerGrid(reload) {
   const ranks = Math.max(reload.ranks.length, 1);

@@ -9,9 +9,22 @@ const isRunning = ({ state }) => state !== "queued" && !isEnded(state);
 
 const MAX_LOG = 300;
 
-/** `clock` counts what was learned; `fleetsAt` is its value when the fleets that are known were asked for. */
+/**
+ * `clock` counts what was learned; `fleetsAt` is its value when the fleets that are known were asked for; `since` is when the
+ * newest reload was submitted that was there at first.
+ */
 export function openStore() {
-  return { clock: 0, fleets: [], fleetsAt: 0, entries: new Map() };
+  return { clock: 0, fleets: [], fleetsAt: 0, since: null, entries: new Map() };
+}
+
+/** The newest page of reloads, without their ranks. */
+export function takeNewestPage(store, reloads) {
+  store.since ??= reloads[0]?.created_at ?? "";
+  takePage(store, reloads);
+}
+
+export function takePage(store, reloads) {
+  for (const reload of reloads) takeRecord(store, reload, false);
 }
 
 /** Before a request is sent: its answer knows all that was learned up to here. */
@@ -39,7 +52,9 @@ export function takeRecord(store, record, isFull) {
 
 function learned(store, entry) {
   store.clock += 1;
-  entry.ran ||= isRunning(entry.reload);
+  // One that was submitted since, and is over before it was seen to run, ran all the same.
+  const isNew = store.since !== null && entry.reload.created_at > store.since && entry.reload.state !== "queued";
+  entry.ran ||= isRunning(entry.reload) || isNew;
   if (isEnded(entry.reload.state)) entry.endedAt ??= store.clock;
   return entry;
 }
@@ -109,7 +124,7 @@ export function takeTensors(store, id, tensors) {
 
 /** The fleets as of their newest committed reloads: a reload that is known to have ended is ended in its fleet too. */
 export function shownFleets(store) {
-  const isNews = ({ wasOpen, endedAt }) => wasOpen && endedAt !== null && endedAt > store.fleetsAt;
+  const isNews = ({ wasOpen, ran, endedAt }) => (wasOpen || ran) && endedAt !== null && endedAt > store.fleetsAt;
   const ended = [...store.entries.values()].filter(isNews);
   return store.fleets.map((fleet) => {
     const own = ended.filter(({ reload }) => reload.fleet === fleet.fleet).map(({ reload }) => reload);

@@ -81,6 +81,25 @@ describe("the cards", () => {
   });
 });
 
+describe("a reload that runs between two answers", () => {
+  it("has a card all the same, unlike those that are older or were replaced", () => {
+    const at = (second: number) => ({ created_at: `2026-01-01T00:00:0${second}.000Z` });
+    const old = committedView({ reload_id: "old", ...at(1) });
+    store.takeNewestPage(known, [old]);
+    store.takePage(known, [committedView({ reload_id: "older", ...at(0) })]);
+    expect(store.shownCards(known)).toEqual([]);
+    const quick = committedView({ reload_id: "quick", ...at(2) });
+    const replaced = reloadView({ reload_id: "replaced", state: "superseded", ...at(3) });
+    const ranks = fleetView().ranks.map((rank) => ({ ...rank, epoch: 0 }));
+    store.takeFleets(known, [fleetView({ weight_version: "119", ranks })], store.markOf(known));
+    store.takeNewestPage(known, [replaced, quick, old]);
+    expect(store.shownFleets(known)[0].weight_version).toBe("120");
+    expect(store.shownCards(known).map((card: { reload: unknown }) => card.reload)).toMatchObject([
+      { reload_id: "quick" },
+    ]);
+  });
+});
+
 describe("a push", () => {
   it("counts rows received by the elements in them, a scalar as one row", () => {
     store.takeRecord(known, reloadView({ push: pushView }), true);
