@@ -3,8 +3,9 @@
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { type Registration, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
+import type { LiveArena, RankState } from "../orchestrator/reloads/protocol/state.js";
 import { catchUpIfBehind } from "./catch-up.js";
-import { type Rank, undoOf } from "./rank.js";
+import { type Rank, tellArena, undoOf } from "./rank.js";
 
 /** The rank is taken for gone this long after its last sign of life, by Redis's clock. */
 const LEASE_MS = 5_000;
@@ -49,5 +50,11 @@ export async function beat(rank: Rank): Promise<void> {
     throw new LayercastError("rank_lost", `another incarnation of rank ${rank.key} has registered`, { rank: rank.key });
   }
   await rank.store.renewLease(rank.fleet, rank.key, rank.incarnation, LEASE_MS);
+  if (known.state.active === null && isUntold(registered, rank.arena.liveState())) await tellArena(rank, null);
   await catchUpIfBehind(rank, known.state);
+}
+
+/** A report that Redis did not take while the reload was still under way: nobody asks for it again once that has ended (P10). */
+function isUntold(registered: RankState, live: LiveArena): boolean {
+  return live.generation % 2 === 0 && live.generation !== registered.live.generation;
 }

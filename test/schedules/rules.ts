@@ -175,6 +175,13 @@ export const RULES: readonly Rule[] = [
   },
   rule(
     "P10",
+    "a rank reports what its page shows, also when the reload it swapped for has ended",
+    "worker/heartbeat.ts",
+    "if (known.state.active === null && isUntold(registered, rank.arena.liveState())) await tellArena(rank, null);",
+    "",
+  ),
+  rule(
+    "P10",
     "a failure that changed live bytes says so",
     RELOADS,
     "record.liveChanged = !record.inPlace || state.committed !== null;",

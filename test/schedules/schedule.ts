@@ -1,8 +1,9 @@
 // One schedule: a seed becomes a fleet, users that submit, roll back and cancel, and faults at any point; then the faults stop,
 // and everything must end well. Returns what was violated.
 
+import type { RankKey } from "../../orchestrator/contract/jobs.js";
 import { whyNotRoutable } from "../../orchestrator/reloads/protocol/advance.js";
-import { missingRanks } from "../../orchestrator/reloads/protocol/state.js";
+import { expectedRanks, type FleetState, missingRanks } from "../../orchestrator/reloads/protocol/state.js";
 import { type Crew, startCrew } from "./crew.js";
 import { strike, strikeOnWrites } from "./faults.js";
 import { checkEnd, checkQuiet, watch } from "./invariants.js";
@@ -111,10 +112,15 @@ function isQuiet(sim: Sim): boolean {
   if (state === null || Object.keys(state.reloads).length > 0) return false;
   const context = contextOf(sim.contents, FLEET, sim.redisRunId, sim.world.now);
   if (state.topology === null || missingRanks(state, context).length > 0) return false;
-  if (state.torn) return true;
+  if (state.torn) return expectedRanks(state).every((key) => hasTold(sim, state, key));
   if (state.engineStop !== null) return false;
   const inTrouble = Object.values(state.ranks).some(({ trouble }) => trouble !== null);
   return inTrouble || state.committed === null || whyNotRoutable(state, context) === null;
+}
+
+/** What the rank's page shows is in the fleet's document: a rank that swapped a moment ago has yet to report it. */
+function hasTold(sim: Sim, state: FleetState, key: RankKey): boolean {
+  return sim.hosts.get(key)?.pages.get("control")?.generation === state.ranks[key]?.live.generation;
 }
 
 function calm(sim: Sim): void {
