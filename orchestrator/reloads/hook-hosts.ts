@@ -19,6 +19,8 @@ const NEVER_BY_DEFAULT = [
   "169.254.0.0/16",
   "fe80::/10",
   "64:ff9b::a9fe:0/112", // 169.254.0.0/16 behind NAT64
+  "::a9fe:0/112", // the same, compatible with IPv4
+  "2002:a9fe::/32", // and by 6to4
   "fd00:ec2::254", // AWS
   "fd20:ce::254", // Google Cloud
   "100.100.100.200", // Alibaba Cloud

@@ -21,7 +21,18 @@ export const deepseekV3: Family = {
   modelTypes: ["deepseek_v3", "kimi_k2"],
   tiedByDefault: false,
   decoderLayer: (model, prefix, index) => decoderLayer(model, prefix, { index, correctionBias: true }),
+  skip: multiTokenPrediction,
 };
+
+/**
+ * The third generation keeps its layers for multi-token prediction behind the model's. In any other family such a layer means that
+ * the config has too few, and a model that lacks its last layers must not be taken for the whole.
+ */
+function multiTokenPrediction(name: string, { layerCount }: Dimensions): string | null {
+  const index = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+  if (index === undefined || Number(index) < layerCount) return null;
+  return `layer ${index} lies past num_hidden_layers ${layerCount} (multi-token prediction)`;
+}
 
 function decoderLayer(
   model: Dimensions,

@@ -120,16 +120,12 @@ export function skipReason(name: string, family: Family, model: Dimensions): str
   if (name.includes(".rotary_emb.")) return "rotary tables are computed, not loaded";
   const plain = plainName(name, family);
   if (model.tied && TIED_HEAD.test(plain)) return "tied: model.embed_tokens.weight serves as the head";
-  const index = DECODER_LAYER.exec(plain)?.[1];
-  if (index !== undefined && Number(index) >= model.layerCount)
-    return `layer ${index} lies past num_hidden_layers ${model.layerCount} (multi-token prediction)`;
   return zeroPointReason(plain) ?? family.skip?.(name, model) ?? null;
 }
 
 /** Classes that wrap any model and do not name it. */
 const WRAPPERS = ["FullyShardedDataParallel", "DistributedDataParallel", "OptimizedModule"];
 const DECODER_LAYERS = "model.layers.";
-const DECODER_LAYER = /^model\.layers\.(\d+)\./;
 const LM_HEAD = "lm_head";
 /** With the scales of one that is FP8. */
 const TIED_HEAD = /^lm_head\.(?:weight|weight_scale|weight_scale_inv|input_scale)$/;
