@@ -1,8 +1,10 @@
 // The `layercast worker` command: one rank until it is told to stop, or must.
 
+import { loadNative } from "../native/native.js";
 import { readLogLevel } from "../orchestrator/config.js";
 import { createLog } from "../orchestrator/log.js";
 import { explainStart, waitForRedis } from "../orchestrator/redis-start.js";
+import { requireDevice } from "./open-device.js";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js";
 
 const DRAIN_DEADLINE_MS = 30_000;
@@ -39,6 +41,7 @@ export async function runWorker(options: Omit<WorkerOptions, "log" | "onFatal">)
   };
   const { redisUrl } = options;
   try {
+    requireDevice(loadNative(), options.device);
     await waitForRedis(redisUrl, (error) => log.warn({ err: error }, "redis"));
     worker = await startWorker({ ...options, log, onFatal });
   } catch (error) {

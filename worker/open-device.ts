@@ -16,10 +16,15 @@ const HOLD_MS = 60_000;
 const ALIVE_WITHIN_MS = 5_000;
 
 /** `cpu` or `cuda:N`; throws `invalid_request` with the reason when it is not there. */
+/** Throws what a worker's settings have wrong, before it waits for anything. */
+export function requireDevice(core: NativeCore, name: string): Device {
+  if (name !== "cpu" && !name.startsWith("cuda")) throw refusal(name, "give cpu, or cuda:0 for the first GPU");
+  return open(core, name);
+}
+
 export function openRankDevice(core: NativeCore, name: string, directory: string): RankDevice {
   const [, ordinal] = /^cuda(?::(\d+))?$/.exec(name) ?? [];
-  if (name !== "cpu" && !name.startsWith("cuda")) throw refusal(name, "give cpu, or cuda:0 for the first GPU");
-  const device = open(core, name);
+  const device = requireDevice(core, name);
   if (name === "cpu") return { device, holders: null };
   const alivePath = join(directory, "alive");
   core.shareLock(alivePath, ALIVE_WITHIN_MS);

@@ -67,7 +67,7 @@ function copyProgram(tensors: readonly ArenaTensor[], file: CheckpointFile, head
     if (found === undefined || found.sizeBytes !== bytes)
       throw new LayercastError("source_gone", `${file.path} lacks ${name}; push the weights again`, { tensor: name });
     // In the order of OP_FIELDS and SLICE_FIELDS.
-    ops.push(0, code, -1, 1, cols, offset, -1, slices.length / SLICE_FIELDS.length, 1, 0, Number.NaN, 0);
+    ops.push(0, code, -1, 1, cols, offset, -1, slices.length / SLICE_FIELDS.length, 1, 0, 0, Number.NaN, 0);
     slices.push(0, found.offset, bytes, 1, cols, code, 0, elementBytes, -1);
   }
   const none = new Float64Array();
