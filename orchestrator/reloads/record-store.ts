@@ -102,6 +102,19 @@ export async function listReloads(
   }
 }
 
+/** Of every reload that is kept, oldest first: what its hash has in the field. */
+export async function* fieldOfEveryReload(redis: Redis, field: "record" | "plan"): AsyncGenerator<string> {
+  for (let from = 0; ; from += WALKED_AT_ONCE) {
+    const ids = await redis.zrange(KEYS.reloads, String(from), String(from + WALKED_AT_ONCE - 1));
+    for (const value of await Promise.all(ids.map((id) => redis.hget(KEYS.reload(id), field)))) {
+      if (value !== null) yield value;
+    }
+    if (ids.length < WALKED_AT_ONCE) return;
+  }
+}
+
+const WALKED_AT_ONCE = 200;
+
 /** As HGETALL answers: fields that are not there are left out. */
 function namedFields(values: (string | null)[]): Record<string, string> {
   return Object.fromEntries(

@@ -6,10 +6,10 @@ import { KEYS } from "../contract/jobs.js";
 import type { FleetStore } from "./fleet-store.js";
 import type { StoredPlan } from "./plan-store.js";
 import type { FleetState } from "./protocol/state.js";
+import { fieldOfEveryReload } from "./record-store.js";
 
 const LAST_HOUR_S = 3_600;
 const KEYS_PER_SCAN = 500;
-const RECORDS_PER_READ = 200;
 
 export async function trimLayouts(redis: Redis, store: FleetStore): Promise<void> {
   const named = await namedDigests(redis, store);
@@ -38,16 +38,11 @@ async function namedDigests(redis: Redis, store: FleetStore): Promise<Set<string
     const known = await store.readOutline(fleet);
     for (const digest of known === null ? [] : digestsHeld(known.state)) named.add(digest);
   }
-  for (let from = 0; ; from += RECORDS_PER_READ) {
-    const ids = await redis.zrange(KEYS.reloads, String(from), String(from + RECORDS_PER_READ - 1));
-    const plans = await Promise.all(ids.map((id) => redis.hget(KEYS.reload(id), "plan")));
-    for (const stored of plans) {
-      if (stored === null) continue;
-      const { layoutDigest, mappingDigest } = JSON.parse(stored) as StoredPlan;
-      named.add(layoutDigest).add(mappingDigest);
-    }
-    if (ids.length < RECORDS_PER_READ) return named;
+  for await (const stored of fieldOfEveryReload(redis, "plan")) {
+    const { layoutDigest, mappingDigest } = JSON.parse(stored) as StoredPlan;
+    named.add(layoutDigest).add(mappingDigest);
   }
+  return named;
 }
 
 function digestsHeld({ committed, previous, ranks }: FleetState): string[] {

@@ -5,6 +5,7 @@ import type { Redis } from "ioredis";
 import { KEYS } from "../contract/jobs.js";
 import type { FleetSnapshot, FleetStore } from "./fleet-store.js";
 import { isTerminal, type ReloadRecord } from "./protocol/state.js";
+import { fieldOfEveryReload } from "./record-store.js";
 
 const KEPT = 1_000;
 /** At a time, so that no sweep is long. */
@@ -93,10 +94,8 @@ function isEmpty({ state, context }: FleetSnapshot): boolean {
 
 async function fleetsOfRecords(redis: Redis): Promise<Set<string>> {
   const fleets = new Set<string>();
-  for (let from = 0; ; from += LOOKED_AT_ONCE) {
-    const ids = await pageOfReloads(redis, from, from + LOOKED_AT_ONCE);
-    const records = await Promise.all(ids.map((id) => redis.hget(KEYS.reload(id), "record")));
-    for (const record of records) if (record !== null) fleets.add((JSON.parse(record) as ReloadRecord).fleet);
-    if (ids.length < LOOKED_AT_ONCE) return fleets;
+  for await (const record of fieldOfEveryReload(redis, "record")) {
+    fleets.add((JSON.parse(record) as ReloadRecord).fleet);
   }
+  return fleets;
 }
