@@ -9,6 +9,7 @@ import type { AbsentTensor, CheckpointTable, CheckpointTensor } from "../contrac
 import { FILES_AT_ONCE, inParallel, readCheckpointFile } from "./checkpoint-file.js";
 import { parseCheckpointIndex, type WeightMap } from "./checkpoint-index.js";
 import { type ModelConfig, parseModelConfig } from "./model-config.js";
+import { filesNotApplied } from "./not-applied.js";
 import {
   type AllowedRoots,
   pathOfUri,
@@ -42,7 +43,13 @@ export async function readCheckpointTable(
   );
   const stored = joinTensors(names, files);
   const absent = absentTensors(weightMap ?? new Map(), names, stored, directory);
-  const table = { directory, files: files.map(({ file }) => file), tensors: stored, absent, warnings };
+  const table = {
+    directory,
+    files: files.map(({ file }) => file),
+    tensors: stored,
+    absent,
+    warnings: [...warnings, ...filesNotApplied(entries, names, stored)],
+  };
   return { table: unwrapped(table), config };
 }
 

@@ -6,6 +6,7 @@ import { LayercastError } from "../contract/errors.js";
 import { listed } from "../contract/listed.js";
 import type { SourceWarning } from "../contract/plan.js";
 import type { WeightMap } from "./checkpoint-index.js";
+import { ADAPTER_NAMES, isAdapterFile } from "./not-applied.js";
 import { quoted } from "./strict-json.js";
 
 export interface WeightFiles {
@@ -27,7 +28,8 @@ export function chooseWeightFiles(
   const named = [...new Set(weightMap.values())].sort();
   const there = named.filter((name) => entries.has(name));
   const isStale = there.length < named.length && entries.has(WHOLE) && !named.includes(WHOLE);
-  if (isStale) return { names: [WHOLE], weightMap: null, warnings: [staleIndex(directory, named, there)] };
+  if (isStale)
+    return withUnread({ names: [WHOLE], weightMap: null, warnings: [staleIndex(directory, named, there)] }, files);
   if (there.length === 0) throw nothingOfIndex(directory, named, files);
   return withUnread({ names: there, weightMap, warnings: [] }, files);
 }
@@ -121,7 +123,7 @@ function noWeights(directory: string, files: readonly string[]): LayercastError 
       `${directory} has no *.safetensors file. Give the checkpoint's directory.`,
       { file: directory },
     );
-  const isAdapter = files.some((name) => name.startsWith("adapter"));
+  const isAdapter = files.some(isAdapterFile);
   return new LayercastError(
     "checkpoint_invalid",
     `${directory} has no weights in Hugging Face's form: ${listed(files.map(quoted), FILES_NAMED)} is ` +
@@ -157,9 +159,17 @@ const ENDING = ".safetensors";
 const USUAL_STEM = "model";
 /** Of `model-00001-of-00003.safetensors`, `model-00001-of-00003.fp16.safetensors` and the like. */
 const SHARD = /^(.+)-(\d{1,9})-of-(\d{1,9})(\..+)?\.safetensors$/;
-/** Names of what lies beside a model's weights: the vendor's own format, adapters, averages, and a trainer's state. */
-const OTHER_PURPOSE =
-  /^(?:consolidated|adapters?|lora|pytorch_lora_weights|optimizers?|optim|ema|scheduler|scaler|rng_state|random_states|trainer_state|training_state)(?:[._-].*)?\.safetensors$/i;
+/**
+ * What lies beside a model's weights is named like this, before `.`, `_` or `-`: the vendor's own format, adapters, averages, and a
+ * trainer's state.
+ */
+export const OTHER_PURPOSES = [
+  "consolidated",
+  ...ADAPTER_NAMES,
+  ...["optimizer", "optimizers", "optim", "ema", "scheduler", "scaler"],
+  ...["rng_state", "random_states", "trainer_state", "training_state"],
+];
+const OTHER_PURPOSE = new RegExp(`^(?:${OTHER_PURPOSES.join("|")})(?:[._-].*)?\\.safetensors$`, "i");
 const MISSING_NAMED = 100;
 const FILES_NAMED = 3;
 const FILES_IN_DETAILS = 100;

@@ -4,6 +4,7 @@
 
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "../checkpoint/model-config.js";
+import { holdsCodes, quantizationNotApplied } from "../checkpoint/not-applied.js";
 import {
   type DType,
   REQUEST_DTYPES,
@@ -54,7 +55,7 @@ export function planReload(request: PlanRequest): Plan {
     );
   const family = familyOf(config);
   const model = readDimensions(config, family);
-  if (scheme === "as-stored" || holdsCodes(table)) checkQuantizationConfig(config);
+  if (scheme === "as-stored" || holdsCodes(table.tensors)) checkQuantizationConfig(config);
   const keepInputScales = scheme === "as-stored";
   const roundTo = REQUEST_DTYPES[request.dtype];
   const rounds = roundTo !== null;
@@ -80,7 +81,7 @@ export function planReload(request: PlanRequest): Plan {
     source: sourceOf(used.tensors, table.files),
     sourceDigest: digestFiles(table.files),
     skipped: match.skipped,
-    warnings: table.warnings,
+    warnings: [...table.warnings, ...quantizationNotApplied(config, table.tensors)],
   };
 }
 
@@ -308,11 +309,6 @@ function isIgnored({ spec, parts }: MatchedTensor, ignored: ReadonlySet<string>)
     );
   }
   return named.length > 0;
-}
-
-function holdsCodes({ tensors }: CheckpointTable): boolean {
-  for (const { dtype } of tensors.values()) if (dtype === "F8_E4M3") return true;
-  return false;
 }
 
 function sourceOf(tensors: readonly CheckpointTensor[], files: CheckpointFile[]): Source {

@@ -190,6 +190,17 @@ describe("readCheckpointTable", () => {
     expect([...table.tensors.keys(), ...table.warnings.map(({ code }) => code)]).toEqual(["w", "index_stale"]);
   });
 
+  it("says of an adapter beside the model that it is not applied", async () => {
+    await put("model.safetensors", buildSafetensors({ w: ONE }));
+    await put("adapter_model.safetensors", buildSafetensors({ "w.lora_A.weight": ONE }));
+    await put("adapter_config.json", "{}");
+    const { table } = await read();
+    expect([...table.tensors.keys()]).toEqual(["w"]);
+    expect(table.warnings).toMatchObject([
+      { code: "adapter_not_applied", details: { files: ["adapter_config.json", "adapter_model.safetensors"] } },
+    ]);
+  });
+
   it("has tensors under the names of a model that is not wrapped, what is absent too, and says so", async () => {
     await put("a.safetensors", buildSafetensors({ "module.model.norm.weight": ONE, "module.lm_head.weight": ONE }));
     await put(

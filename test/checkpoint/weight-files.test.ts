@@ -1,8 +1,11 @@
 // Which files of a directory are the checkpoint, with an index and without one.
 
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { chooseWeightFiles } from "../../orchestrator/checkpoint/weight-files.js";
+import { chooseWeightFiles, OTHER_PURPOSES } from "../../orchestrator/checkpoint/weight-files.js";
 import type { ErrorCode } from "../../orchestrator/contract/errors.js";
+import { packageRoot } from "../../orchestrator/package-root.js";
 import { expectLayercastError } from "./expect-error.js";
 
 const full = (name: string) => `${name}.safetensors`;
@@ -78,7 +81,8 @@ describe("without an index", () => {
       "checkpoint_invalid",
       /"consolidated\.safetensors".*name it model\.safetensors/,
     );
-    refused([full("adapter_model")], null, "checkpoint_invalid", /an adapter.*Merge it into its base model/);
+    for (const adapter of ["adapter_model", "lora", "pytorch_lora_weights"])
+      refused([full(adapter)], null, "checkpoint_invalid", /an adapter.*Merge it into its base model/);
     refused([], null, "checkpoint_invalid", /has no \*\.safetensors file/);
   });
 
@@ -108,11 +112,31 @@ describe("with an index", () => {
     expect(warnings).toMatchObject([
       { code: "index_stale", message: expect.stringMatching(/stale.*model-00001-of-00002/) },
     ]);
-    expect(choose([full("model"), ...shards(2).slice(0, 1)], shards(2)).names).toEqual([full("model")]);
+    const beside = choose([full("model"), ...shards(2).slice(0, 1)], shards(2));
+    expect([beside.names, beside.warnings.map(({ code }) => code)]).toEqual([
+      [full("model")],
+      ["index_stale", "files_not_read"],
+    ]);
   });
 
   it("one of which no file is there is said to be stale, with what is there", () => {
     refused(shards(3), shards(2), "source_not_found", /none of it is there.*model-00001-of-00003.*stale/);
     refused([], shards(2), "source_not_found", /no \*\.safetensors file/);
+  });
+});
+
+describe("docs/kernel-tensors.md", () => {
+  it("lists the names of what is never weights, all of them and no others", () => {
+    const text = readFileSync(join(packageRoot(), "docs/kernel-tensors.md"), "utf8").replaceAll("\n", " ");
+    const [, list = ""] = /Never what lies beside a model[^:]*: ([^.]*)\./.exec(text) ?? [];
+    expect([...list.matchAll(/`([^`]+)`/g)].map(([, name]) => name)).toEqual(OTHER_PURPOSES);
+  });
+
+  it("is right that such a name is one of a purpose where it ends or goes on after a mark, and only there", () => {
+    for (const purpose of OTHER_PURPOSES) {
+      for (const rest of ["", ".00", "_model", "-00001-of-00002"])
+        expect(namesOf([full("weights"), full(purpose + rest)])).toEqual([full("weights")]);
+      expect(namesOf([full(`${purpose}x`)])).toEqual([full(`${purpose}x`)]);
+    }
   });
 });
