@@ -40,39 +40,48 @@ const GIVE_UP_AFTER_MS = 30_000;
 const ASK_AGAIN_MS = 200;
 
 export function openExportReader(options: ExportReaderOptions): ExportReader {
-  const { redis, name, answerWithinMs = ANSWER_WITHIN_MS, giveUpAfterMs = GIVE_UP_AFTER_MS } = options;
-  const waiting = new Map<number, (answer: PartAnswer) => void>();
-  let listening: Promise<unknown> | null = null;
-  let asked = 0;
+  const ask = untilAnswered(openPartAnswers(options), options.giveUpAfterMs ?? GIVE_UP_AFTER_MS);
   let readers = 0;
+  return {
+    sizeBytes: async (fleet, id) => (await ask({ fleet, id, kind: "read", offset: 0, bytes: 0 })).sizeBytes,
+    async *read(fleet, id, from, to, signal) {
+      if (readers >= MOST_READERS) throw tooManyReaders();
+      readers += 1;
+      try {
+        yield* readParts(ask, { fleet, id, from, to }, signal);
+      } finally {
+        readers -= 1;
+      }
+    },
+    async remove(fleet, id) {
+      await ask({ fleet, id, kind: "remove", offset: 0, bytes: 0 });
+    },
+  };
+}
 
-  async function listen(): Promise<void> {
-    listening ??= subscribe().catch((error: unknown) => {
-      listening = null;
-      throw error;
-    });
-    await listening;
-  }
+/** What is asked of the rank that has an export. */
+type Question = Pick<PartRequest, "id" | "kind" | "offset" | "bytes"> & { fleet: string };
 
-  async function subscribe(): Promise<void> {
-    const subscriber = options.connect();
-    subscriber.on("messageBuffer", (_channel: Buffer, message: Buffer) => {
-      const answer = decodePartAnswer(message);
-      if (answer !== null) waiting.get(answer.number)?.(answer);
-    });
-    await subscriber.subscribe(EXPORT_CHANNELS.answered(name));
-  }
+/** Null when nobody answers in time. */
+type AskOnce = (channel: string, question: Question) => Promise<PartAnswer | null>;
 
-  /** Null when nobody answers in time. */
-  async function askOnce(
-    channel: string,
-    what: Omit<PartRequest, "number" | "orchestrator">,
-  ): Promise<PartAnswer | null> {
+/** Throws what its reader is to be told. */
+type Ask = (question: Question, signal?: AbortSignal) => Promise<PartAnswer>;
+
+/** Questions and answers find each other by their number. */
+function openPartAnswers({ redis, connect, name, answerWithinMs = ANSWER_WITHIN_MS }: ExportReaderOptions): AskOnce {
+  const waiting = new Map<number, (answer: PartAnswer) => void>();
+  const listen = openListening(connect, EXPORT_CHANNELS.answered(name), (answer) =>
+    waiting.get(answer.number)?.(answer),
+  );
+  let asked = 0;
+  return async (channel, { id, kind, offset, bytes }) => {
+    await listen();
     const number = asked++;
     const late = new AbortController();
     const answered = new Promise<PartAnswer>((resolve) => waiting.set(number, resolve));
     try {
-      const request: PartRequest = { ...what, orchestrator: name, number };
+      const request: PartRequest = { id, kind, offset, bytes, orchestrator: name, number };
       if ((await redis.publish(channel, JSON.stringify(request))) === 0) return null;
       const inTime = delay(answerWithinMs, null, { signal: late.signal }).catch(() => null);
       return await Promise.race([answered, inTime]);
@@ -80,76 +89,101 @@ export function openExportReader(options: ExportReaderOptions): ExportReader {
       waiting.delete(number);
       late.abort();
     }
-  }
+  };
+}
 
-  async function ask(
-    fleet: string,
-    id: string,
-    what: Pick<PartRequest, "kind" | "offset" | "bytes">,
-    signal?: AbortSignal,
-  ) {
+/** What it returns resolves once the channel is subscribed to: by the first call, or by the next where that one failed. */
+function openListening(
+  connect: ExportReaderOptions["connect"],
+  channel: string,
+  onAnswer: (answer: PartAnswer) => void,
+): () => Promise<void> {
+  let subscriber: ReturnType<ExportReaderOptions["connect"]> | null = null;
+  let listening: Promise<unknown> | null = null;
+  const connectOnce = () => {
+    const connection = connect();
+    connection.on("messageBuffer", (_channel: Buffer, message: Buffer) => {
+      const answer = decodePartAnswer(message);
+      if (answer !== null) onAnswer(answer);
+    });
+    return connection;
+  };
+  return async () => {
+    subscriber ??= connectOnce();
+    listening ??= subscriber.subscribe(channel).catch((error: unknown) => {
+      listening = null;
+      throw error;
+    });
+    await listening;
+  };
+}
+
+/** Asks again until the rank answers, which may be another incarnation of it meanwhile. */
+function untilAnswered(askOnce: AskOnce, giveUpAfterMs: number): Ask {
+  return async (question, signal) => {
+    const { fleet, id } = question;
     const rank = rankOfExport(id);
     if (rank === null) throw gone(fleet, id);
-    await listen();
     const startedAt = performance.now();
     while (true) {
-      const answer = await askOnce(EXPORT_CHANNELS.asked(fleet, rank), { id, ...what });
+      const answer = await askOnce(EXPORT_CHANNELS.asked(fleet, rank), question);
       if (answer?.result === "ok") return answer;
       if (answer?.result === "gone") throw gone(fleet, id);
-      if (answer?.result === "failed") {
-        throw new LayercastError("io_error", `Rank ${rank} cannot read export ${id}: ${answer.message}.`, {
-          fleet,
-          rank,
-        });
-      }
+      if (answer?.result === "failed") throw unreadable(fleet, rank, id, answer.message);
       signal?.throwIfAborted();
-      if (performance.now() - startedAt > giveUpAfterMs) {
-        throw new LayercastError(
-          "rank_lost",
-          `Rank ${rank} of fleet ${fleet} has not answered for ${giveUpAfterMs} ms: read export ${id} again once it is back.`,
-          { fleet, rank },
-        );
-      }
+      if (performance.now() - startedAt > giveUpAfterMs) throw silent(fleet, rank, id, giveUpAfterMs);
       await delay(ASK_AGAIN_MS);
     }
-  }
-
-  async function* read(fleet: string, id: string, from: number, to: number, signal: AbortSignal) {
-    if (readers >= MOST_READERS) {
-      throw new LayercastError("backpressure", `${MOST_READERS} exports are being read already: try again later.`, {
-        retry_after_s: 5,
-      });
-    }
-    readers += 1;
-    const parts: Promise<PartAnswer>[] = [];
-    let next = from;
-    try {
-      for (let at = from; at < to; ) {
-        for (; parts.length < PARTS_IN_FLIGHT && next < to; next += PART_BYTES) {
-          const bytes = Math.min(PART_BYTES, to - next);
-          const part = ask(fleet, id, { kind: "read", offset: next, bytes }, signal);
-          part.catch(() => undefined); // one that nobody waits for any more
-          parts.push(part);
-        }
-        const wanted = Math.min(PART_BYTES, to - at);
-        const { content } = await (parts.shift() as Promise<PartAnswer>);
-        signal.throwIfAborted();
-        if (content.length !== wanted) throw new LayercastError("io_error", `Export ${id} was cut short.`, { fleet });
-        at += content.length;
-        yield content;
-      }
-    } finally {
-      readers -= 1;
-    }
-  }
-
-  return {
-    sizeBytes: async (fleet, id) => (await ask(fleet, id, { kind: "read", offset: 0, bytes: 0 })).sizeBytes,
-    read,
-    async remove(fleet, id) {
-      await ask(fleet, id, { kind: "remove", offset: 0, bytes: 0 });
-    },
   };
+}
+
+interface ByteRange {
+  fleet: string;
+  id: string;
+  from: number;
+  to: number;
+}
+
+/** The range's parts in order, a few of them asked for ahead of the reader. */
+async function* readParts(ask: Ask, { fleet, id, from, to }: ByteRange, signal: AbortSignal): AsyncGenerator<Buffer> {
+  const parts: { bytes: number; answer: Promise<PartAnswer> }[] = [];
+  let next = from;
+  const askAhead = () => {
+    for (; parts.length < PARTS_IN_FLIGHT && next < to; next += PART_BYTES) {
+      const bytes = Math.min(PART_BYTES, to - next);
+      const answer = ask({ fleet, id, kind: "read", offset: next, bytes }, signal);
+      answer.catch(() => undefined); // one that nobody waits for any more
+      parts.push({ bytes, answer });
+    }
+    return parts.shift();
+  };
+  for (let part = askAhead(); part !== undefined; part = askAhead()) {
+    const { content } = await part.answer;
+    signal.throwIfAborted();
+    if (content.length !== part.bytes) throw cutShort(fleet, id);
+    yield content;
+  }
+}
+
+function tooManyReaders(): LayercastError {
+  const sentence = `${MOST_READERS} exports are being read already: try again later.`;
+  return new LayercastError("backpressure", sentence, { retry_after_s: 5 });
+}
+
+function cutShort(fleet: string, id: string): LayercastError {
+  return new LayercastError("io_error", `Export ${id} was cut short. Export the rank again.`, { fleet });
+}
+
+function unreadable(fleet: string, rank: string, id: string, message: string): LayercastError {
+  return new LayercastError("io_error", `Rank ${rank} cannot read export ${id}: ${message}.`, { fleet, rank });
+}
+
+function silent(fleet: string, rank: string, id: string, forMs: number): LayercastError {
+  return new LayercastError(
+    "rank_lost",
+    `Rank ${rank} of fleet ${fleet} has not answered for ${forMs} ms: read export ${id} again once it is back.`,
+    { fleet, rank },
+  );
 }
 
 function gone(fleet: string, id: string): LayercastError {
