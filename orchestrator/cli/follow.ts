@@ -15,6 +15,7 @@ import {
   withEvent,
   withNote,
   withReload,
+  withTimeOf,
 } from "./progress.js";
 import type { Terminal } from "./terminal.js";
 
@@ -61,7 +62,7 @@ export async function followReload(
         for await (const event of client.events(reload.reload_id, lastEventId, options.signal)) {
           lastEventId = event.id;
           retryMs = FIRST_RETRY_MS;
-          update(withEvent(progress, event.name, event.payload));
+          update(withTimeOf(withEvent(progress, event.name, event.payload), event.id));
           if (event.name === "state") await reread();
           if (isTerminal(progress.state)) break;
         }
@@ -122,14 +123,17 @@ function lineScreen(terminal: Terminal): Screen {
 
 const REDRAW_MS = 100;
 
-/** Redraws in place, so that the time goes on between two events. */
+/**
+ * Redraws in place, so that the time goes on between two events. It is the time since the reload was submitted, from the latest of what
+ * events have told; an event that was long on its way does not set it back.
+ */
 function liveScreen(terminal: Terminal): Screen {
-  const startedAt = performance.now();
+  let zero = performance.now();
   let drawn = 0;
   let latest: Progress | null = null;
   const redraw = () => {
     if (latest === null) return;
-    const lines = progressLines(latest, performance.now() - startedAt, terminal.columns(), terminal.rows());
+    const lines = progressLines(latest, performance.now() - zero, terminal.columns(), terminal.rows());
     const up = drawn === 0 ? "" : `\x1b[${drawn}A`;
     // Each line over the old one, then away with what is left below: clearing first would flicker.
     terminal.draw(`${up}\r${lines.map((line) => `${line}\x1b[K\n`).join("")}\x1b[J`);
@@ -139,6 +143,7 @@ function liveScreen(terminal: Terminal): Screen {
   return {
     show: (_before, after) => {
       latest = after;
+      zero = Math.min(zero, performance.now() - after.toldMs);
       redraw();
     },
     close: () => {

@@ -1,6 +1,12 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
-import type { RankProgress, ReloadEvents, ReloadStateName, ReloadView } from "../contract/reload.js";
+import {
+  type RankProgress,
+  type ReloadEvents,
+  type ReloadStateName,
+  type ReloadView,
+  TERMINAL_STATES,
+} from "../contract/reload.js";
 import { errorWords, inCliWords } from "./cli-words.js";
 import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords, warningText } from "./format.js";
 
@@ -13,11 +19,13 @@ export interface Progress {
   ranks: Map<string, RankProgress>;
   /** Retries and warnings, newest last. */
   notes: string[];
+  /** How far the reload's own clock was known to be, in ms since it was submitted; 0 until an event has told. */
+  toldMs: number;
 }
 
 export function startProgress(reload: ReloadView): Progress {
   const ranks = new Map(reload.ranks.map((rank) => [keyOf(rank), rank]));
-  return { reload, state: reload.state, ranks, notes: reload.warnings.map(warningText) };
+  return { reload, state: reload.state, ranks, notes: reload.warnings.map(warningText), toldMs: 0 };
 }
 
 /** The record was read again; what the events tell stays theirs, or the story would run backwards while they are replayed. */
@@ -31,7 +39,13 @@ export function withNote(progress: Progress, note: string): Progress {
 
 /** The record of a reload that has ended tells all. */
 export function atEnd(progress: Progress, reload: ReloadView): Progress {
-  return { ...startProgress(reload), notes: progress.notes };
+  return { ...startProgress(reload), notes: progress.notes, toldMs: progress.toldMs };
+}
+
+/** An event's id begins with the time at which it was made, by the clock that has noted when the reload was submitted. */
+export function withTimeOf(progress: Progress, eventId: string | null): Progress {
+  const at = Number.parseInt(eventId ?? "", 10) - Date.parse(progress.reload.created_at);
+  return at > progress.toldMs ? { ...progress, toldMs: at } : progress;
 }
 
 export function withEvent(progress: Progress, name: string, payload: unknown): Progress {
@@ -72,13 +86,15 @@ const SHOWN_NOTES = 3;
 /** Lines besides the bars: title, reason, the count of ranks left out, notes, and the line that the cursor stands on. */
 const OTHER_ROWS = 4 + SHOWN_NOTES;
 
-/** What stands on the terminal now: a title, a bar a rank, the last notes; it fits into `columns` and `rows`. */
+/**
+ * What stands on the terminal now: a title, a bar a rank, the last notes; it fits into `columns` and `rows`. Of one that has ended the
+ * sentence below says how long it took; a second time, by the clock of who watched, would differ.
+ */
 export function progressLines(progress: Progress, elapsedMs: number, columns: number, rows: number): string[] {
   const { reload } = progress;
   const ranks = [...progress.ranks.values()].sort((a, b) => a.replica - b.replica || a.rank - b.rank);
-  // Of one that had begun before it was watched, the record knows how long it took.
-  const ms = reload.timing_ms.total ?? elapsedMs;
-  const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}  ${formatMs(ms)}`;
+  const clock = isEnded(progress) ? "" : `  ${formatMs(elapsedMs)}`;
+  const title = `${reload.kind} of ${reload.fleet} to ${reload.weight_version}  ${progress.state}${clock}`;
   const reason = reasonOf(progress);
   const waits = reason === null ? [] : [`  ${waitsWords(reason)}`];
   const buckets = reload.push === null ? [] : [`  ${bucketsSentence(reload.push)}`];
@@ -87,6 +103,11 @@ export function progressLines(progress: Progress, elapsedMs: number, columns: nu
   const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
   const more = shown.length < ranks.length ? [`  and ${ranks.length - shown.length} ranks more`] : [];
   return [title, ...waits, ...buckets, ...bars, ...more, ...notes].map((line) => cut(line, columns));
+}
+
+/** By the events, or by the record where they have not told yet. */
+function isEnded({ state, reload }: Progress): boolean {
+  return TERMINAL_STATES.includes(state) || TERMINAL_STATES.includes(reload.state);
 }
 
 function rankLine(rank: RankProgress, layers: number, name: string, columns: number): string {

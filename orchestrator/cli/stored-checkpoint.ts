@@ -12,7 +12,7 @@ import {
   type StoredTensor,
   type TensorRows,
 } from "./cut-buckets.js";
-import type { StreamedBody } from "./http-client.js";
+import type { StreamedBody } from "./http-requests.js";
 
 export interface StoredCheckpoint {
   config: Record<string, unknown>;

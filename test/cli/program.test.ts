@@ -115,6 +115,24 @@ describe("submit", () => {
     expect(JSON.parse(out)).toEqual(COMMITTED);
   });
 
+  it("has one clock on a terminal, which goes on from what events tell, never back, and ends before the time it took is said", async () => {
+    const at = (ms: number) => `${Date.parse(reloadView().created_at) + ms}-0`;
+    answers.set(SUBMIT, [json(reloadView(), 202)]);
+    answers.set(GET, [json(reloadView()), json(reloadView()), json(COMMITTED)]);
+    answers.set(EVENTS, [
+      stream(state(at(60_000), "finalizing"), state(at(59_000), "committing"), state(at(61_000), "committed")),
+    ]);
+    const { out } = await runCaptured(["submit", "--source", "x"], { interactive: true, env: { LAYERCAST_URL: url } });
+    const titles = [...out.matchAll(/reload of default to 120 {2}(\w+)(?: {2}([\d.]+) (ms|s))?(?=[^ -~]|$)/gm)];
+    const seconds = titles.flatMap(([, , time, unit]) =>
+      time === undefined ? [] : [Number(time) / (unit === "ms" ? 1_000 : 1)],
+    );
+    expect(seconds).toEqual(seconds.toSorted((a, b) => a - b));
+    expect(seconds.at(-1)).toBeGreaterThanOrEqual(60);
+    expect(titles.at(-1)?.slice(1, 3)).toEqual(["committed", undefined]);
+    expect(out).toMatch(/committed: reload reload-1 .* in 30 ms/);
+  });
+
   it("exits with 1 when it failed, and says why", async () => {
     answers.set(SUBMIT, [json(reloadView(), 202)]);
     answers.set(GET, [json(FAILED)]);

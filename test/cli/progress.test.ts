@@ -7,6 +7,7 @@ import {
   stillLine,
   withEvent,
   withReload,
+  withTimeOf,
 } from "../../orchestrator/cli/progress.js";
 import { COMMITTED, pushView, rankProgress, rankPush, reloadView } from "./views.js";
 
@@ -50,9 +51,22 @@ describe("the progress of a reload", () => {
     expect(second).toMatch(/░ {2}0\/4 {2}loading/);
   });
 
-  it("has the time that an ended reload took, not that for which it was watched", () => {
-    const [title] = progressLines(startProgress(COMMITTED), 5_000, 80, 24);
-    expect(title).toBe("reload of default to 120  committed  30 ms");
+  it("has a clock while the reload is under way, and leaves the time of one that has ended to the sentence below", () => {
+    expect(progressLines(start, 5_000, 80, 24)[0]).toBe("reload of default to 120  loading  5.00 s");
+    for (const ended of [
+      startProgress(COMMITTED),
+      withEvent(start, "state", { state: "committed", epoch: 1, error: null }),
+      withReload(start, COMMITTED),
+    ])
+      expect(progressLines(ended, 5_000, 80, 24)[0]).not.toMatch(/\d m?s/);
+  });
+
+  it("knows from the ids of events how far the reload's own clock is, and never less than before", () => {
+    const at = (ms: number) => `${Date.parse(start.reload.created_at) + ms}-0`;
+    const told = withTimeOf(start, at(1_500));
+    expect(told.toldMs).toBe(1_500);
+    for (const id of [at(1_400), null, "odd"]) expect(withTimeOf(told, id)).toBe(told);
+    expect(atEnd(told, COMMITTED).toldMs).toBe(1_500);
   });
 
   it("says what it waits for", () => {
