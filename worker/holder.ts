@@ -5,6 +5,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import type { NativeCore } from "../native/native.js";
+import { countOf } from "../orchestrator/contract/count-of.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { ownIdentity, type ProcessIdentity, startOf } from "./process-identity.js";
 
@@ -113,7 +114,7 @@ async function firstLine(child: ChildProcess, bytes: number): Promise<string> {
   const why = err.trim() || (first === "late" ? `it did not answer within ${HOLD_WITHIN_MS} ms` : "it ended");
   throw new LayercastError(
     first === OUT_OF_MEMORY_CODE ? "out_of_memory" : "io_error",
-    `the process that is to hold ${bytes} bytes of device memory has failed: ${why}`,
+    `the process that is to hold ${countOf(bytes, "byte")} of device memory has failed: ${why}`,
     { bytes },
   );
 }

@@ -2,6 +2,7 @@
 // memory it describes, so both are lost together. `closed`, `open`, `prepared` and `undo` are all that staging can be.
 
 import type { Span } from "../native/native.js";
+import { countOf } from "../orchestrator/contract/count-of.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { Held } from "../orchestrator/reloads/protocol/state.js";
 
@@ -99,7 +100,7 @@ export function prepare(ledger: Ledger, owner: Owner, layerCount: number, genera
   if (layers.size !== layerCount || finalized === null) {
     throw new LayercastError(
       "not_prepared",
-      `reload ${owner.reload} has ${layers.size} of ${layerCount} layers staged`,
+      `reload ${owner.reload} has ${layers.size} of ${countOf(layerCount, "layer")} staged`,
       {
         reload: owner.reload,
       },

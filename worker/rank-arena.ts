@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync, readSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Arena, Control, ControlPage, Device, DeviceFacts, Half, NativeCore } from "../native/native.js";
+import { countOf } from "../orchestrator/contract/count-of.js";
 import type { ArenaLayout, Layout } from "../orchestrator/contract/plan.js";
 import { layoutArena } from "../orchestrator/planner/arena-layout.js";
 import type { StagingPlace } from "../orchestrator/reloads/plan-store.js";
@@ -245,7 +246,7 @@ function attach(
   memory: HeldMemory | null,
 ): StandingArena {
   if (page.dataOffset > MAX_ARENA_HEADER_BYTES)
-    throw new Error(`its control page says ${page.dataOffset} bytes of header`);
+    throw new Error(`its control page says ${countOf(page.dataOffset, "byte")} of header`);
   const layout = layoutOfHeader(files.readHead(path, page.dataOffset), page, path);
   const { headerBytes, dataBytes } = layout;
   const ipcHandle = memory?.ipcHandle ?? "";

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import { constants, type FileHandle, open, stat } from "node:fs/promises";
 import { hostname } from "node:os";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointFile } from "../contract/plan.js";
 import {
@@ -122,7 +123,9 @@ async function stateOf(handle: FileHandle, path: string): Promise<Omit<Checkpoin
   const found = await handle.stat({ bigint: true });
   if (!found.isFile()) throw new LayercastError("checkpoint_invalid", `${path} is not a regular file.`, { file: path });
   if (found.size > BigInt(Number.MAX_SAFE_INTEGER))
-    throw new LayercastError("checkpoint_invalid", `${path} has ${found.size} bytes, 2^53 or more.`, { file: path });
+    throw new LayercastError("checkpoint_invalid", `${path} has ${countOf(found.size, "byte")}, 2^53 or more.`, {
+      file: path,
+    });
   return { sizeBytes: Number(found.size), mtimeNs: String(found.mtimeNs), inode: String(found.ino) };
 }
 

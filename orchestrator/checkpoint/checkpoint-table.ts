@@ -4,6 +4,7 @@
 
 import { constants, open, readdir } from "node:fs/promises";
 import path from "node:path";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { AbsentTensor, CheckpointTable, CheckpointTensor } from "../contract/plan.js";
 import { FILES_AT_ONCE, inParallel, readCheckpointFile } from "./checkpoint-file.js";
@@ -145,7 +146,7 @@ async function readSmallFile(file: string, roots: AllowedRoots, maxBytes: number
       const stat = await handle.stat();
       if (!stat.isFile()) throw invalid(file, "is not a regular file");
       const { size } = stat;
-      if (size > maxBytes) throw invalid(file, `has ${size} bytes, more than the ${maxBytes} allowed`);
+      if (size > maxBytes) throw invalid(file, `has ${countOf(size, "byte")}, more than the ${maxBytes} allowed`);
       return await handle.readFile();
     } finally {
       await handle.close();

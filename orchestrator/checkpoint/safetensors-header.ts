@@ -5,6 +5,7 @@
 //   N bytes      JSON: {"name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, "__metadata__": {...}}
 //   the rest     the tensors' bytes: every byte belongs to exactly one tensor; offsets count from here
 
+import { countOf } from "../contract/count-of.js";
 import { FORMAT_DTYPE_BITS, type FormatDType } from "../contract/dtype.js";
 import { type ErrorDetails, LayercastError } from "../contract/errors.js";
 import { type JsonObject, parseStrictJson, quoted, type StrictJson, StrictJsonError } from "./strict-json.js";
@@ -34,14 +35,17 @@ export interface SafetensorsHeader {
 /** Length of the JSON that follows the 8 bytes of `prefix`. */
 export function readHeaderLength(prefix: Uint8Array, fileSizeBytes: number, file: string): number {
   if (fileSizeBytes < HEADER_PREFIX_BYTES || prefix.byteLength < HEADER_PREFIX_BYTES)
-    throw invalid(file, `has ${fileSizeBytes} bytes, too few for the length of a safetensors header`);
+    throw invalid(file, `has ${countOf(fileSizeBytes, "byte")}, too few for the length of a safetensors header`);
   const length = new DataView(prefix.buffer, prefix.byteOffset, HEADER_PREFIX_BYTES).getBigUint64(0, true);
   if (length > MAX_HEADER_BYTES)
-    throw invalid(file, `says that its header has ${length} bytes, more than the ${MAX_HEADER_BYTES} allowed`);
+    throw invalid(
+      file,
+      `says that its header has ${countOf(length, "byte")}, more than the ${MAX_HEADER_BYTES} allowed`,
+    );
   if (Number(length) > fileSizeBytes - HEADER_PREFIX_BYTES)
     throw invalid(
       file,
-      `says that its header has ${length} bytes, but the whole file has ${fileSizeBytes}, as one that was truncated`,
+      `says that its header has ${countOf(length, "byte")}, but the whole file has ${fileSizeBytes}, as one that was truncated`,
     );
   return Number(length);
 }
@@ -55,7 +59,10 @@ export function parseSafetensorsHeader(
   const length = readHeaderLength(headerBytes, fileSizeBytes, file);
   const dataOffset = HEADER_PREFIX_BYTES + length;
   if (headerBytes.byteLength < dataOffset)
-    throw invalid(file, `has a header of ${length} bytes, of which only ${headerBytes.byteLength} could be read`);
+    throw invalid(
+      file,
+      `has a header of ${countOf(length, "byte")}, of which only ${headerBytes.byteLength} could be read`,
+    );
   const json = parseHeaderJson(headerBytes.subarray(HEADER_PREFIX_BYTES, dataOffset), file);
   const metadata = readMetadata(json.get(METADATA), file);
   const tensors: HeaderTensor[] = [];
@@ -123,7 +130,7 @@ function readTensor(
     throw wrong(`of dtype ${dtype} whose shape ${shapeText(shape)} has no size in bytes below 2^53`);
   if (expectedBytes !== end - begin)
     throw wrong(
-      `of dtype ${dtype} and shape ${shapeText(shape)}, which takes ${expectedBytes} bytes, but has ${end - begin}`,
+      `of dtype ${dtype} and shape ${shapeText(shape)}, which takes ${countOf(expectedBytes, "byte")}, but has ${end - begin}`,
     );
   return { name, dtype, shape, offset: dataOffset + begin, sizeBytes: end - begin };
 }
@@ -151,20 +158,24 @@ function checkEveryByteOnce(
   for (const tensor of tensors) {
     const between = () => `${quoted(before)} and ${quoted(tensor.name)}`;
     if (tensor.offset < end)
-      throw invalid(file, `has tensors that overlap: ${between()} share ${end - tensor.offset} bytes`, {
+      throw invalid(file, `has tensors that overlap: ${between()} share ${countOf(end - tensor.offset, "byte")}`, {
         tensor: tensor.name,
       });
     if (tensor.offset > end)
-      throw invalid(file, `has a hole of ${tensor.offset - end} bytes between ${between()}`, { tensor: tensor.name });
+      throw invalid(file, `has a hole of ${countOf(tensor.offset - end, "byte")} between ${between()}`, {
+        tensor: tensor.name,
+      });
     end = tensor.offset + tensor.sizeBytes;
     before = tensor.name;
   }
   if (end !== fileSizeBytes)
-    throw invalid(file, `has ${fileSizeBytes - end} bytes after its last tensor that belong to none`);
+    throw invalid(file, `has ${countOf(fileSizeBytes - end, "byte")} after its last tensor that belong to none`);
 }
 
 function shapeText(shape: readonly number[]): string {
-  return shape.length > 8 ? `[${shape.slice(0, 8).join(", ")}, … ${shape.length} dimensions]` : `[${shape.join(", ")}]`;
+  return shape.length > 8
+    ? `[${shape.slice(0, 8).join(", ")}, … ${countOf(shape.length, "dimension")}]`
+    : `[${shape.join(", ")}]`;
 }
 
 function isIndexList(value: StrictJson | undefined): value is number[] {

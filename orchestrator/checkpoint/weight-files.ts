@@ -2,6 +2,7 @@
 // model-00001-of-00003 and so on. What lies beside them (another vendor's format, an adapter, an optimizer's state) is not read.
 
 import path from "node:path";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { listed } from "../contract/listed.js";
 import type { SourceWarning } from "../contract/plan.js";
@@ -138,7 +139,7 @@ function manySaves(directory: string, shards: readonly Shard[]): LayercastError 
   const saves = new Map(shards.map((shard) => [`${shard.stem} of ${shard.total}`, shard.name]));
   return new LayercastError(
     "checkpoint_invalid",
-    `${directory} has shards of ${saves.size} saves and no ${INDEX} that says which belong together: ` +
+    `${directory} has shards of ${countOf(saves.size, "save")} and no ${INDEX} that says which belong together: ` +
       `${listed([...saves.values()].map(quoted), FILES_NAMED)}. Remove those that do not belong to the checkpoint.`,
     { file: directory, files: [...saves.values()].slice(0, FILES_IN_DETAILS) },
   );
@@ -147,7 +148,7 @@ function manySaves(directory: string, shards: readonly Shard[]): LayercastError 
 function shardsMissing(directory: string, shards: readonly Shard[], missing: readonly string[]): LayercastError {
   return new LayercastError(
     "source_not_found",
-    `${directory} has ${shards.length} of ${shards[0]?.total} shards and no ${INDEX}; not there: ${listed(missing.map(quoted), FILES_NAMED)}. ` +
+    `${directory} has ${shards.length} of ${countOf(shards[0]?.total ?? 0, "shard")} and no ${INDEX}; not there: ${listed(missing.map(quoted), FILES_NAMED)}. ` +
       "Copy the checkpoint again.",
     { file: path.join(directory, missing[0] ?? ""), missing },
   );

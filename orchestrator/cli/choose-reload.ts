@@ -1,5 +1,6 @@
 // The reload that a command means when no id is given: the one at work, else the newest.
 
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { type ReloadView, TERMINAL_STATES } from "../contract/reload.js";
 import type { Client } from "./http-client.js";
@@ -34,7 +35,7 @@ async function activeOf(client: Client, fleet: string | null): Promise<ReloadVie
   if (active.length > 1) {
     throw new LayercastError(
       "invalid_request",
-      `Reloads ${active.join(", ")} are going on in ${active.length} fleets: give the id of one, or --fleet.`,
+      `Reloads ${active.join(", ")} are going on in ${countOf(active.length, "fleet")}: give the id of one, or --fleet.`,
       { reloads: active },
     );
   }

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Command } from "commander";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ReloadView } from "../contract/reload.js";
 import { packageRoot } from "../package-root.js";
@@ -69,7 +70,7 @@ async function startDemoFleet(
   logFile: string,
   stopping: AbortController,
 ): Promise<LocalFleet> {
-  terminal.out(`Starting Redis, an orchestrator and ${RANKS.length} workers on ${device} in ${runDir} ...`);
+  terminal.out(`Starting Redis, an orchestrator and ${countOf(RANKS.length, "worker")} on ${device} in ${runDir} ...`);
   const write = (source: string, text: string) => appendFileSync(logFile, `${source}: ${text}\n`);
   const fleet = await startLocalFleet({
     fleet: FLEET,
@@ -143,7 +144,7 @@ async function checkRanks(fleet: LocalFleet, terminal: Terminal, runDir: string)
 function comparisonLines(what: string, result: Comparison): string[] {
   const total = result.matched + result.differences.length;
   return [
-    `${what}: ${result.matched} of ${total} kernel tensors match their known digest (name, dtype, shape, sha256)`,
+    `${what}: ${result.matched} of ${countOf(total, "kernel tensor")} match their known digest (name, dtype, shape, sha256)`,
     ...result.differences.map((difference) => `  ${difference}`),
   ];
 }

@@ -6,6 +6,7 @@ import { hostname } from "node:os";
 import { resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Command } from "commander";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ExportView } from "../contract/reload.js";
 import {
@@ -90,7 +91,10 @@ export async function* exportedBytes(
     if (at < bytes) await delay(GO_ON_AFTER_MS);
   }
   if (at > bytes)
-    throw new LayercastError("io_error", `The export has ${bytes} bytes, and ${at} came.`, { bytes, got: at });
+    throw new LayercastError("io_error", `The export has ${countOf(bytes, "byte")}, and ${at} came.`, {
+      bytes,
+      got: at,
+    });
 }
 
 /** Without any progress. */

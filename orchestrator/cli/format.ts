@@ -1,5 +1,6 @@
 // Values -> words and tables for people.
 
+import { countOf } from "../contract/count-of.js";
 import type { HooksView } from "../contract/hooks.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../contract/reload.js";
 import { errorWords, inCliWords } from "./cli-words.js";
@@ -21,11 +22,6 @@ export function formatBytes(bytes: number): string {
     unit += 1;
   }
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
-}
-
-/** "1 layer", "2 layers". */
-export function countOf(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** A record's `pending_reason` as the end of a sentence: "waits for ranks 0/0 to swap". */
@@ -189,7 +185,7 @@ export function fleetLines(fleet: FleetView): string[] {
     rank.undo_weight_version ?? "-",
   ]);
   return [
-    `fleet ${fleet.fleet}: ${fleet.replicas} x ${fleet.tensor_parallel_size} ranks${expertsWord(fleet)}, weight version ` +
+    `fleet ${fleet.fleet}: ${fleet.replicas} x ${countOf(fleet.tensor_parallel_size, "rank")}${expertsWord(fleet)}, weight version ` +
       `${fleet.weight_version ?? "none"} (epoch ${fleet.epoch}), ${routable}${back}`,
     ...fleet.drained_replicas.map(({ replica, state }) => `replica ${replica} is drained: ${DRAINED_WORDS[state]}`),
     ...enginesLines(fleet),
@@ -251,7 +247,7 @@ export function planLines(plan: PlanView): string[] {
   ]);
   return [
     `${plan.model_type}, tensor-parallel size ${plan.tensor_parallel_size}${expertsWord(plan)}, recipe ${plan.recipe}: ` +
-      `${plan.layers.length} layers in ${plan.jobs_per_rank} jobs a rank`,
+      `${countOf(plan.layers.length, "layer")} in ${countOf(plan.jobs_per_rank, "job")} a rank`,
     `layout ${plan.layout_digest}`,
     ...formatTable(["layer", ">job", ">kernel tensors", ">read", ">held"], layers),
     ...formatTable(["rank", ">reads", ">holds", ">arena", ">peak memory", ">on a GPU"], ranks),
@@ -271,7 +267,7 @@ function skippedLines(skipped: PlanView["skipped"]): string[] {
   return [...byReason].flatMap(([reason, names]) =>
     names.length <= NAMES_PRINTED
       ? names.map((name) => `skipped: ${name} (${reason})`)
-      : [`skipped: ${names.length} tensors, from ${names[0]} to ${names.at(-1)} (${reason})`],
+      : [`skipped: ${countOf(names.length, "tensor")}, from ${names[0]} to ${names.at(-1)} (${reason})`],
   );
 }
 

@@ -1,6 +1,7 @@
 // HTTP requests to an orchestrator: the only place of the CLI that speaks HTTP. Each has a limit of time within which something must go
 // on; an answer that is not 2xx becomes the LayercastError that it describes, and a connection that fails one that names the URL.
 
+import { countOf } from "../contract/count-of.js";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import { chunksOf, type Limit, readText, startLimit } from "./read-answer.js";
 
@@ -179,7 +180,7 @@ async function readJson(response: Response, asked: string, limit: Limit, maxByte
   const text = await readText(response, limit, maxBytes).catch((error: unknown) => {
     throw unreachable(new URL(response.url).origin, error);
   });
-  if (text === null) throw notOurs(response, asked, `more than ${maxBytes} bytes`);
+  if (text === null) throw notOurs(response, asked, `more than ${countOf(maxBytes, "byte")}`);
   try {
     const value: unknown = JSON.parse(text);
     if (isObject(value)) return value;

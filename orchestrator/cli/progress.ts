@@ -1,5 +1,6 @@
 // A reload's events -> what a watcher sees: one bar a rank on a terminal, one line a change elsewhere. Pure; follow.ts draws.
 
+import { countOf } from "../contract/count-of.js";
 import {
   type RankProgress,
   type ReloadEvents,
@@ -8,7 +9,7 @@ import {
   TERMINAL_STATES,
 } from "../contract/reload.js";
 import { errorWords, inCliWords } from "./cli-words.js";
-import { bucketsSentence, countOf, formatBytes, formatMs, rankName, waitsWords, warningText } from "./format.js";
+import { bucketsSentence, formatBytes, formatMs, rankName, waitsWords, warningText } from "./format.js";
 
 export interface Progress {
   /** The record as it was last read, which may be ahead of the events. */
@@ -101,7 +102,7 @@ export function progressLines(progress: Progress, elapsedMs: number, columns: nu
   const shown = ranks.slice(0, Math.max(1, rows - OTHER_ROWS - buckets.length));
   const bars = shown.map((rank) => rankLine(rank, layersOf(reload, ranks.length), rankName(rank), columns));
   const notes = progress.notes.slice(-SHOWN_NOTES).map((note) => `  ${note}`);
-  const more = shown.length < ranks.length ? [`  and ${ranks.length - shown.length} ranks more`] : [];
+  const more = shown.length < ranks.length ? [`  and ${countOf(ranks.length - shown.length, "rank")} more`] : [];
   return [title, ...waits, ...buckets, ...bars, ...more, ...notes].map((line) => cut(line, columns));
 }
 
@@ -171,7 +172,7 @@ export function changeLines(before: Progress | null, after: Progress): string[] 
 export function stillLine({ reload, state, ranks }: Progress): string {
   const layers = layersOf(reload, ranks.size) * ranks.size;
   const done = [...ranks.values()].reduce((sum, rank) => sum + rank.layers_done, 0);
-  const words = layers === 0 || state === "queued" ? "" : `, ${done} of ${layers} layers done`;
+  const words = layers === 0 || state === "queued" ? "" : `, ${done} of ${countOf(layers, "layer")} done`;
   const reason = reasonOf({ reload, state });
   return `${reload.reload_id} still ${state}${words}${reason === null ? "" : `, ${waitsWords(reason)}`}`;
 }

@@ -3,6 +3,7 @@
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { readRedisUrl } from "../config.js";
+import { countOf } from "../contract/count-of.js";
 import type { FleetView } from "../contract/reload.js";
 import { FILE_MODE, useFileMode } from "../file-mode.js";
 import { packageRoot } from "../package-root.js";
@@ -136,7 +137,7 @@ async function announce(fleet: LocalFleet, terminal: Terminal, log: UpLog, stopp
 function readyLines(fleet: LocalFleet, view: FleetView): string[] {
   const { url } = fleet.client;
   const devices = [...new Set(view.ranks.map((rank) => rank.device))].join(", ");
-  const size = `${view.replicas} x ${view.tensor_parallel_size} ranks${view.expert_parallel ? ", expert parallel," : ""}`;
+  const size = `${view.replicas} x ${countOf(view.tensor_parallel_size, "rank")}${view.expert_parallel ? ", expert parallel," : ""}`;
   return [
     "",
     "Layercast is up.",

@@ -60,7 +60,7 @@ function layersBar(reload) {
   if (total === 0) return null;
   // A rollback that takes an intact undo back loads no layer.
   const isOver = reload.state === "committed" || reload.state === "committing";
-  return labelledBar(isOver ? total : done, total, `${done} of ${total} layers, all ranks together`);
+  return labelledBar(isOver ? total : done, total, `${done} of ${count(total, "layer")}, all ranks together`);
 }
 
 function pushState(reload, sent) {
@@ -77,7 +77,7 @@ function pushState(reload, sent) {
 
 function sentBar({ elements, of, tensors, ofTensors }) {
   const percent = of === 0 ? 100 : Math.floor((100 * elements) / of);
-  const label = `Rows received: ${percent} %, ${tensors} of ${ofTensors} tensors whole`;
+  const label = `Rows received: ${percent} %, ${tensors} of ${count(ofTensors, "tensor")} whole`;
   return labelledBar(elements, of, label);
 }
 
@@ -106,7 +106,7 @@ function rankTable(reload) {
       { key: `${rank.replica}/${rank.rank}` },
       cell(`${rank.replica}/${rank.rank}`),
       cell(rankState(rank, reload), rank.state === "lost" ? "bad" : ""),
-      cell(progressBar(rank.layers_done, layers, `${rank.layers_done} of ${layers} layers`)),
+      cell(progressBar(rank.layers_done, layers, `${rank.layers_done} of ${count(layers, "layer")}`)),
       columns.map(([, read, className]) => cell(read(rank), `number ${className}`)),
     ),
   );

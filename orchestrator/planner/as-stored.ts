@@ -2,6 +2,7 @@
 // scale, and neither changes. Where a cut would go through a block of codes that share a scale, or where one scale would have
 // to serve codes with several, the plan is refused with what would work.
 
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTensor, KernelTensor, Part } from "../contract/plan.js";
 import { SCALE_BLOCK, SCHEMES, type Scheme } from "../contract/recipe.js";
@@ -169,7 +170,7 @@ function checkBlocks(codes: KernelTensor, stored: StoredPart[], settings: AsStor
   if (isCutByRanks && blockFault(stored, 1) === null) works.push("expert parallelism");
   throw new LayercastError(
     "indivisible",
-    `${fault.tensor} cannot be split over ${ranks} ranks as it is stored: ${fault.what}, inside a block of ${SCALE_BLOCK} × ` +
+    `${fault.tensor} cannot be split over ${countOf(ranks, "rank")} as it is stored: ${fault.what}, inside a block of ${SCALE_BLOCK} × ` +
       `${SCALE_BLOCK} codes that share a scale. What works is ${[...works, REQUANTIZING].join(", or ")}.`,
     { tensor: fault.tensor, kernel_tensor: codes.name, tensor_parallel_size: ranks },
   );

@@ -3,6 +3,7 @@
 // (check-windows.ts), every code keeps its scale (check-scales.ts), and nothing in an arena overlaps. Intervals, never counts.
 // What it finds is our own mistake: `internal`, with the values.
 
+import { countOf } from "../contract/count-of.js";
 import { byteCount } from "../contract/dtype.js";
 import type { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, CheckpointTable, KernelTensor, Layout, Plan, PlanLayer } from "../contract/plan.js";
@@ -42,7 +43,9 @@ function checkSource({ layout, source }: Plan, table: CheckpointTable): void {
     const file = source.files[tensor.file];
     const end = tensor.offset + byteCount(dtype, tensor.shape);
     if (file === undefined || end > file.sizeBytes)
-      throw planFault(`${name} ends at byte ${end} of a file of ${file?.sizeBytes} bytes`, { tensor: name });
+      throw planFault(`${name} ends at byte ${end} of a file of ${countOf(file?.sizeBytes ?? 0, "byte")}`, {
+        tensor: name,
+      });
   });
 }
 
@@ -69,7 +72,7 @@ function checkKernel({ layout, source }: Plan, kernel: KernelTensor): void {
     if (padTo !== (experts === null ? 1 : expertsPadTo(scheme))) throw fault(kernel, `is made up to ${padTo}`);
     const lists = [tensors, firsts, ...(scales === null ? [] : [scales.tensors, scales.firsts])];
     if (lists.some(({ length }) => length !== (experts?.count ?? 1)))
-      throw fault(kernel, `has ${experts?.count ?? 1} matrices, a part of it another number`);
+      throw fault(kernel, `has ${countOf(experts?.count ?? 1, "matrix", "matrices")}, a part of it another number`);
     if (experts !== null) checkExperts(layout, kernel, tensors, firsts);
     const stored = tensors.map((tensor) => source.dtype[tensor]);
     const mayBeExponents = dtype === "F32" && scheme === "none";
@@ -105,7 +108,7 @@ function checkHeads({ kernelTensors }: PlanLayer): void {
     ends.set(from, { end: end + kernel.rows, headRows });
   }
   for (const [name, { end, headRows }] of ends)
-    if (end !== headRows) throw planFault(`${end} of ${headRows} rows of ${name}'s heads are derived`, {});
+    if (end !== headRows) throw planFault(`${end} of ${countOf(headRows, "row")} of ${name}'s heads are derived`, {});
 }
 
 function checkArena(arena: ArenaLayout): void {
@@ -114,13 +117,14 @@ function checkArena(arena: ArenaLayout): void {
   for (const { name, offset, bytes, dtype, shape } of arena.tensors) {
     if (names.has(name)) throw planFault(`${name} is twice in the arena`, { kernel_tensor: name });
     if (offset < end || bytes !== byteCount(dtype, shape))
-      throw planFault(`${name} lies at ${offset} with ${bytes} bytes, before the end at ${end}`, {
+      throw planFault(`${name} lies at ${offset} with ${countOf(bytes, "byte")}, before the end at ${end}`, {
         kernel_tensor: name,
       });
     names.add(name);
     end = offset + bytes;
   }
-  if (end > arena.dataBytes) throw planFault(`the arena has ${arena.dataBytes} bytes, its tensors end at ${end}`, {});
+  if (end > arena.dataBytes)
+    throw planFault(`the arena has ${countOf(arena.dataBytes, "byte")}, its tensors end at ${end}`, {});
 }
 
 function fault({ name }: KernelTensor, what: string): LayercastError {

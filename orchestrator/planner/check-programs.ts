@@ -3,6 +3,7 @@
 // are each part as often as its rule says.
 
 import type { LayerProgram } from "../../native/native.js";
+import { countOf } from "../contract/count-of.js";
 import { DTYPES } from "../contract/dtype.js";
 import type { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, ArenaTensor, KernelTensor, Part, Plan, PlanLayer } from "../contract/plan.js";
@@ -135,7 +136,7 @@ function checkSlices(stored: Stored, taken: Taken, program: LayerProgram, matrix
   const zeroRows = ops[at + OP.zeroRows] ?? Number.NaN;
   const expected = expectedSlices(kernel, count);
   if (ops[at + OP.firstSlice] !== first || count !== (kernel.mustAgree ? 1 : expected))
-    throw fault(kernel, `${count} slices of it are written, of ${kernel.parts.length} parts`);
+    throw fault(kernel, `it is written in ${countOf(count, "slice")}, of ${countOf(kernel.parts.length, "part")}`);
   let rows = 0;
   let toRow = 0;
   for (let index = 0; index < expected; index++) {
@@ -150,7 +151,7 @@ function checkSlices(stored: Stored, taken: Taken, program: LayerProgram, matrix
   const end = toRow + constantRows + (isVocabulary(kernel) ? zeroRows : 0);
   const isFull = rows + zeroRows + constantRows === kernel.rows && end === kernel.rows;
   if (!isFull || Number.isNaN(ops[at + OP.constant]) !== (constantRows === 0))
-    throw fault(kernel, `has ${kernel.rows} rows, of which ${rows + zeroRows} are written`);
+    throw fault(kernel, `has ${countOf(kernel.rows, "row")}, of which ${rows + zeroRows} are written`);
   checkRounding(kernel, program, at, { first, count });
 }
 
@@ -306,7 +307,7 @@ function checkTaken({ kernel, counts, replicas, ranges }: Taken): void {
   const isFair = counts.every((count, rank) => count <= (counts[rank - 1] ?? most) && most - count <= 1);
   const sum = counts.reduce((total, count) => total + count, 0);
   if (experts?.byRank === true && (!isFair || sum !== experts.count))
-    throw fault(kernel, `its ${experts.count} matrices are dealt out as ${counts.join(", ")}`);
+    throw fault(kernel, `its ${countOf(experts.count, "matrix", "matrices")} are dealt out as ${counts.join(", ")}`);
   for (let row = 0; row < ranges.length / RANGE.width; row++) {
     const at = row * RANGE.width;
     const index = row % parts.length;
@@ -355,7 +356,7 @@ function checkDerived(
     if (!isInside || !isShaped || !isReady || !isSame)
       throw fault(
         kernel,
-        `does not read rows ${firstRow} to ${firstRow + kernel.rows} of ${heads} heads of ${from.name}`,
+        `does not read rows ${firstRow} to ${firstRow + kernel.rows} of ${countOf(heads, "head")} of ${from.name}`,
       );
     at += WIDTHS.derived;
   }

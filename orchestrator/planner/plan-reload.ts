@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "../checkpoint/model-config.js";
 import { holdsCodes, quantizationNotApplied } from "../checkpoint/not-applied.js";
+import { countOf } from "../contract/count-of.js";
 import {
   type DType,
   REQUEST_DTYPES,
@@ -278,7 +279,7 @@ function checkDivides({ spec, tensors }: MatchedPart, ranks: number): void {
   const tensor = tensors[0]?.name;
   throw new LayercastError(
     "indivisible",
-    `${tensor} cannot be split over ${ranks} ranks: ${field} is ${size}, which does not divide by ${ranks}` +
+    `${tensor} cannot be split over ${countOf(ranks, "rank")}: ${field} is ${size}, which does not divide by ${ranks}` +
       `${spec.rule.kind === "kv_heads" ? `, nor ${ranks} by it` : ""}. Use another tensor-parallel size.`,
     { tensor, field, size, tensor_parallel_size: ranks },
   );

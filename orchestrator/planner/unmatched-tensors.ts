@@ -3,6 +3,7 @@
 
 import { quoted } from "../checkpoint/strict-json.js";
 import { prefixBeforeKnown } from "../checkpoint/tensor-names.js";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { listed } from "../contract/listed.js";
 import type { CheckpointTable } from "../contract/plan.js";
@@ -81,7 +82,7 @@ export function tensorUnexpected(
 ): LayercastError {
   return new LayercastError(
     "tensor_unexpected",
-    `${table.directory} has ${unexpected.length} tensors that a ${model.modelType} model with its config has no ` +
+    `${table.directory} has ${countOf(unexpected.length, "tensor")} that a ${model.modelType} model with its config has no ` +
       `place for, or that others already give: ${legible(unexpected)}. Remove them, or correct the config.`,
     { tensors: unexpected.slice(0, NAMED_IN_DETAILS), count: unexpected.length },
   );

@@ -1,5 +1,6 @@
 // The hooks of a request, written out or by a preset's name -> the protocol's Hooks, and back. Pure.
 
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { type HooksRequest, type HooksView, type PauseMode, PRESET_MODES, type PresetName } from "../contract/hooks.js";
 import type { HookRequest, Hooks } from "./protocol/state.js";
@@ -58,7 +59,10 @@ function requestOf(name: "pause" | "resume", { url, method, body }: WrittenReque
   }
   const bytes = Buffer.byteLength(JSON.stringify(body));
   if (bytes > MAX_BODY_BYTES) {
-    throw refused(`${name}.body`, `${name}.body has ${bytes} bytes as JSON; at most ${MAX_BODY_BYTES} are taken`);
+    throw refused(
+      `${name}.body`,
+      `${name}.body has ${countOf(bytes, "byte")} as JSON; at most ${MAX_BODY_BYTES} are taken`,
+    );
   }
   return { urls: listOf(url).map((text) => parseUrl(`${name}.url`, text).href), method, body };
 }

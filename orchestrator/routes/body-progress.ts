@@ -2,6 +2,7 @@
 // otherwise keep its connection, and whoever reads the body, for good. Applies to every route, and to bodies nobody reads.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { LINGER_MS, respondProblem } from "./raw-problem.js";
 
@@ -51,7 +52,7 @@ function giveUp(request: IncomingMessage, response: ServerResponse, { bytes, wit
   }
   const error = new LayercastError(
     "request_timeout",
-    `less than ${bytes} bytes of the request's body came within ${withinMs} ms; send it again, without a pause`,
+    `less than ${countOf(bytes, "byte")} of the request's body came within ${withinMs} ms; send it again, without a pause`,
     { bytes, within_ms: withinMs },
   );
   respondProblem(response, { error, status: 408, instance: request.url?.split("?", 1)[0] ?? "/" });

@@ -3,6 +3,7 @@
 import { Readable } from "node:stream";
 import type { FastifyReply } from "fastify";
 import { Type } from "typebox";
+import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { ExportAnswer, ExportBody, ProblemAnswer } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
@@ -125,7 +126,7 @@ export function parseRange(
 function noSuchRange(range: string | undefined, size: number): LayercastError {
   return new LayercastError(
     "invalid_request",
-    `The export has ${size} bytes, which do not hold the range '${range}'.`,
+    `The export has ${countOf(size, "byte")}, which do not hold the range '${range}'.`,
     { size },
   );
 }

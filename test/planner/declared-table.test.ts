@@ -182,7 +182,7 @@ describe("the declared table", () => {
     expectLayercastError(
       () => plan(withMore, llama()),
       "tensor_unexpected",
-      /^source\.tensors has 1 tensors .*: extra\./,
+      /^source\.tensors has 1 tensor .*: extra\./,
     );
   });
 

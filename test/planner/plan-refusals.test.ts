@@ -57,7 +57,7 @@ const REFUSED: [law: string, change: Change, code: ErrorCode, sentence: RegExp][
     "an unknown tensor",
     { tensors: { "model.layers.1.mlp.extra.weight": [2] } },
     "tensor_unexpected",
-    /1 tensors that a llama .*model\.layers\.1\.mlp\.extra\.weight/,
+    /1 tensor that a llama .*model\.layers\.1\.mlp\.extra\.weight/,
   ],
   ["a bias of the head", { tensors: { "lm_head.bias": [100] } }, "tensor_unexpected", /lm_head\.bias/],
   ["head norms in a Llama", { tensors: { [`${L0}self_attn.q_norm.weight`]: [3] } }, "tensor_unexpected", /q_norm/],

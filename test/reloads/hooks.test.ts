@@ -66,7 +66,7 @@ describe("setting hooks", () => {
   it("refuses another number of urls than there are replicas, unless it is one", () => {
     const refused = () => fleet.apply((draft) => setHooks(draft, hooksAt("a", "b")));
     expect(refused).toThrow(LayercastError);
-    expect(refused).toThrow(/has 1 replicas and the hook names 2 urls/);
+    expect(refused).toThrow(/has 1 replica and the hook names 2 urls/);
     expect(fleet.state.hooks).toEqual(hooksAt("old"));
   });
 

@@ -274,7 +274,7 @@ describe("P8: joining", () => {
         register(draft, { ...place, tensorParallelSize: 2, expertParallel }, context);
       });
     expect(isExpertParallel(fleet.state)).toBe(false);
-    expect(join(0, true)).toThrow(/2 ranks, experts cut; rank 0\/0 says 1 replicas of 2 ranks, expert parallel/);
+    expect(join(0, true)).toThrow(/2 ranks, experts cut; rank 0\/0 says 1 replica of 2 ranks, expert parallel/);
     if (fleet.state.topology !== null) delete fleet.state.topology.expertParallel;
     expect(isExpertParallel(fleet.state)).toBe(false);
     expect(join(0, true)).toThrow(/experts cut/);
@@ -283,7 +283,7 @@ describe("P8: joining", () => {
     join(0, true)();
     expect(isExpertParallel(fleet.state)).toBe(true);
     fleet.expired.clear();
-    expect(join(1, false)).toThrow(/2 ranks, expert parallel; rank 0\/1 says 1 replicas of 2 ranks, experts cut/);
+    expect(join(1, false)).toThrow(/2 ranks, expert parallel; rank 0\/1 says 1 replica of 2 ranks, experts cut/);
     expect(join(1, true)).not.toThrow();
   });
 });

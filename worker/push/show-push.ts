@@ -1,6 +1,7 @@
 // What a push looks like from outside: what the rank has taken, the memory that its buffers hold, how matrices were written; and
 // the one warning about the order of tensors.
 
+import { countOf } from "../../orchestrator/contract/count-of.js";
 import { listed } from "../../orchestrator/contract/listed.js";
 import type { RankPush } from "../../orchestrator/contract/push.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
@@ -40,7 +41,7 @@ export async function warnOfOrder(loading: Loading, intake: Intake, thresholdByt
   const warning: WarningReport = {
     code: "out_of_order",
     message:
-      `${megabytes(bytes)} MB of ${names.length} modules that are filled at the same time wait in a rank's buffers: ` +
+      `${megabytes(bytes)} MB of ${countOf(names.length, "module")} that are filled at the same time wait in a rank's buffers: ` +
       `${listed(names)}. Send tensors grouped by module to avoid it.`,
     details: { ranks: [pushes.by.rank], bytes, modules: names.slice(0, 100), module_count: names.length },
   };

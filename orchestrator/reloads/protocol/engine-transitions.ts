@@ -1,6 +1,7 @@
 // Engines that stand still while live bytes change (P12). Every call is recorded before it is made, by one orchestrator at
 // a time; one that dies leaves the record, from which the next goes on: what was paused is resumed, whatever happens.
 
+import { countOf } from "../../contract/count-of.js";
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import { failNow, signal } from "./reload-transitions.js";
 import { activeReload, type EngineStop, type FleetState, type Hooks, type ReloadRecord } from "./state.js";
@@ -12,7 +13,7 @@ export function setHooks(state: FleetState, hooks: Hooks | null): void {
     if (urls.length === 1 || replicas === undefined || urls.length === replicas) continue;
     throw new LayercastError(
       "invalid_request",
-      `fleet ${state.fleet} has ${replicas} replicas and the hook names ${urls.length} urls: give one, or one a replica`,
+      `fleet ${state.fleet} has ${countOf(replicas, "replica")} and the hook names ${countOf(urls.length, "url")}: give one, or one a replica`,
       { replicas, urls: urls.length },
     );
   }

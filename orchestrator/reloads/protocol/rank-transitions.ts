@@ -1,5 +1,6 @@
 // What a rank tells its fleet: that it is there, what its arena shows, that it leaves.
 
+import { countOf } from "../../contract/count-of.js";
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import { type RankKey, rankQueue } from "../../contract/jobs.js";
 import { overtake, signal } from "./reload-transitions.js";
@@ -72,8 +73,8 @@ function refuseOutside({ key, replica, rank, replicas, tensorParallelSize }: Reg
   if (isInside) return;
   throw new LayercastError(
     "invalid_request",
-    `Rank ${key} (replica/rank, counted from 0) lies outside of its own fleet of ${replicas} replicas of ` +
-      `${tensorParallelSize} ranks. Correct its place, or the fleet's size.`,
+    `Rank ${key} (replica/rank, counted from 0) lies outside of its own fleet of ${countOf(replicas, "replica")} of ` +
+      `${countOf(tensorParallelSize, "rank")}. Correct its place, or the fleet's size.`,
     { rank: key, replicas, tensor_parallel_size: tensorParallelSize },
   );
 }
@@ -113,7 +114,7 @@ function isSame(known: Topology, topology: Topology): boolean {
 }
 
 function inWords({ replicas, tensorParallelSize, expertParallel = false }: Topology): string {
-  return `${replicas} replicas of ${tensorParallelSize} ranks, ${expertParallel ? "expert parallel" : "experts cut"}`;
+  return `${countOf(replicas, "replica")} of ${countOf(tensorParallelSize, "rank")}, ${expertParallel ? "expert parallel" : "experts cut"}`;
 }
 
 function retire(state: FleetState, rank: RankState): void {

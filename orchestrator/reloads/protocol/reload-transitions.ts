@@ -1,6 +1,7 @@
 // The life of a reload: each function is one transition, refuses a wrong origin and is the only writer of that state.
 // `queued -> planning -> loading -> finalizing -> committing -> committed`, or failed, cancelled, superseded.
 
+import { countOf } from "../../contract/count-of.js";
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import type { RankKey } from "../../contract/jobs.js";
 import type { ReloadStateName } from "../../contract/reload.js";
@@ -104,7 +105,7 @@ export function waitsForRanks(state: FleetState, context: Context): string | nul
   const missing = missingRanks(state, context);
   if (missing.length === 0) return null;
   const expected = expectedRanks(state).length;
-  return `${expected - missing.length} of ${expected} ranks are there; waiting for ${missing.join(", ")} (replica/rank)`;
+  return `${expected - missing.length} of ${countOf(expected, "rank")} are there; waiting for ${missing.join(", ")} (replica/rank)`;
 }
 
 /** planning -> loading. The other half of the arenas is being overwritten from here on: only a rollback's own undo stays (P2). */

@@ -1,5 +1,6 @@
 // A replica that the others no longer wait for, and its way back.
 
+import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 import { activeReload, type Context, type FleetState, isLive, isThere, ranksOfReplica, replicasOf } from "./state.js";
 
@@ -29,7 +30,7 @@ function requireReplica(state: FleetState, replica: number): number[] {
   if (replicas.includes(replica)) return replicas;
   throw new LayercastError(
     "not_found",
-    `fleet ${state.fleet} has ${replicas.length} replicas, counted from 0, and none is ${replica}`,
+    `fleet ${state.fleet} has ${countOf(replicas.length, "replica")}, counted from 0, and none is ${replica}`,
     { replica, replicas: replicas.length },
   );
 }

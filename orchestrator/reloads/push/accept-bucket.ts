@@ -4,6 +4,7 @@
 import type { Readable } from "node:stream";
 import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import type { SafetensorsHeader } from "../../checkpoint/safetensors-header.js";
+import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile, SourceWarning } from "../../contract/plan.js";
 import type { BucketRequest } from "../../contract/push.js";
@@ -202,7 +203,7 @@ async function requireRoom({ sessions }: ReloadDeps, push: TakingPush, number: n
 function full({ settings, record }: TakingPush): LayercastError {
   return new LayercastError(
     "backpressure",
-    `${settings.maxPendingBuckets} buckets of reload ${record.id} are not consumed yet; send the next when one is (GET its bucket with ` +
+    `${countOf(settings.maxPendingBuckets, "bucket")} of reload ${record.id} ${settings.maxPendingBuckets === 1 ? "is" : "are"} not consumed yet; send the next when one is (GET its bucket with ` +
       "wait), or open the push with a larger max_pending_buckets",
     { max_pending_buckets: settings.maxPendingBuckets },
   );

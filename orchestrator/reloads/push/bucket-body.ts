@@ -7,6 +7,7 @@ import {
   readHeaderLength,
   type SafetensorsHeader,
 } from "../../checkpoint/safetensors-header.js";
+import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 
 /** `whole` gives all of the body, the header included. `takeRoom` is asked before a header of so many bytes is read. */
@@ -63,7 +64,7 @@ function headerLate(name: string): LayercastError {
 function endsEarly(name: string, expected: number, found: number): LayercastError {
   return new LayercastError(
     "checkpoint_invalid",
-    `the body of ${name} ends after ${found} bytes, and Content-Length says ${expected}; send it again`,
+    `the body of ${name} ends after ${countOf(found, "byte")}, and Content-Length says ${expected}; send it again`,
     { expected, found },
   );
 }

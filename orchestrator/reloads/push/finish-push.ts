@@ -1,6 +1,7 @@
 // The end of a push's sending: what is missing is named and nothing closed; else ranks may finalize, and the reload goes on like
 // any other.
 
+import { countOf } from "../../contract/count-of.js";
 import { elementCount } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
 import { listed } from "../../contract/listed.js";
@@ -40,7 +41,9 @@ function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, p
   const missing = [...needed].flatMap((index) => {
     const { name, shape } = layout.checkpointTensors[index] ?? { name: "", shape: [] };
     const lacking = rowsOf(shape) - rowCount(rows.get(index) ?? []);
-    return lacking > 0 ? [{ name, words: lacking === rowsOf(shape) ? name : `${lacking} rows of ${name}` }] : [];
+    return lacking > 0
+      ? [{ name, words: lacking === rowsOf(shape) ? name : `${countOf(lacking, "row")} of ${name}` }]
+      : [];
   });
   if (missing.length === 0) return;
   const shown = listed(
@@ -49,7 +52,7 @@ function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, p
   );
   throw new LayercastError(
     "tensor_missing",
-    `${missing.length === 1 ? "1 tensor has" : `${missing.length} tensors have`} not been sent, or not whole: ${shown}. Send them and finish again`,
+    `${countOf(missing.length, "tensor")} ${missing.length === 1 ? "has" : "have"} not been sent, or not whole: ${shown}. Send them and finish again`,
     { tensors: missing.slice(0, NAMED_IN_DETAILS).map(({ name }) => name), count: missing.length },
   );
 }

@@ -1,6 +1,7 @@
 // How many bytes of buckets' headers are in memory together. A parsed header takes about ten times its bytes, for as long as its
 // bucket is on its way, and how long it is decides whoever sends it: room is asked for before one is read.
 
+import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 
 export interface HeaderRoom {
@@ -30,7 +31,7 @@ export function openHeaderRoom(limits = { one: MAX_HEADER_BYTES, together: MAX_T
 function tooLong(bytes: number, most: number, bucket: string): LayercastError {
   return new LayercastError(
     "checkpoint_invalid",
-    `${bucket} says that its header has ${bytes} bytes, more than the ${most} that a bucket's may have; send its tensors in several buckets`,
+    `${bucket} says that its header has ${countOf(bytes, "byte")}, more than the ${most} that a bucket's may have; send its tensors in several buckets`,
     { header_bytes: bytes, max_header_bytes: most },
   );
 }
@@ -38,7 +39,7 @@ function tooLong(bytes: number, most: number, bucket: string): LayercastError {
 function full(most: number): LayercastError {
   return new LayercastError(
     "backpressure",
-    `headers of buckets that are on their way hold all of the ${most} bytes there are for them; send the bucket again`,
+    `headers of buckets that are on their way hold all of the ${countOf(most, "byte")} there are for them; send the bucket again`,
     { max_header_bytes: most },
   );
 }

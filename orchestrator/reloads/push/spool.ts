@@ -5,6 +5,7 @@ import { randomUUID } from "node:crypto";
 import { mkdir, open, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
+import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile } from "../../contract/plan.js";
 import { cannotSpool, keepFile } from "./keep-file.js";
@@ -59,7 +60,7 @@ export function openSpool(directory: string, keepFrom = keepFile): Spool {
 function wrongLength(expected: number, found: number): LayercastError {
   return new LayercastError(
     "checkpoint_invalid",
-    `the bucket's body has ${found} bytes, and Content-Length says ${expected}; send it again`,
+    `the bucket's body has ${countOf(found, "byte")}, and Content-Length says ${expected}; send it again`,
     { expected, found },
   );
 }
