@@ -22,8 +22,8 @@ const STEPS = [
   { name: "dead-code", run: () => check("knip") },
   { name: "lint-python", run: lintPython },
   { name: "lint-native", run: lintNative },
-  { name: "native", run: () => nativeTests("build-test", "") },
-  { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined") },
+  { name: "native", run: () => nativeTests("build-test", "", "all") },
+  { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined", "layercast_tests") },
   { name: "unit", run: () => vitest("unit") },
   { name: "python", run: pythonTests },
   { name: "schedules", run: () => vitest("schedules") },
@@ -61,14 +61,14 @@ function nativeSources() {
     .map((entry) => join(entry.parentPath, entry.name));
 }
 
-/** Builds and runs the native core's own tests, which end with `N passed, N failed`. */
-async function nativeTests(folder, sanitize) {
+/** Builds the target and runs the native core's own tests, which end with `N passed, N failed`. */
+async function nativeTests(folder, sanitize, target) {
   const build = join("native", folder);
   const options = ["-DLAYERCAST_TESTS=ON", `-DLAYERCAST_SANITIZE=${sanitize}`];
   let output = "";
   for (const args of [
     ["-S", "native", "-B", build, ...options],
-    ["--build", build, "--parallel", cores],
+    ["--build", build, "--target", target, "--parallel", cores],
   ]) {
     const step = await execute("cmake", args);
     output += step.output;
