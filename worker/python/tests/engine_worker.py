@@ -57,9 +57,25 @@ class EngineWorker:
                 raise AssertionError(f"waited for {count} of {names}, heard {self.heard}")
             return found()[count - 1]
 
-    def forget(self) -> None:
+    def wait_until_ready(self) -> None:
+        """A core is connected and can be stopped."""
         with self.changed:
-            self.heard.clear()
+            if not self.changed.wait_for(lambda: {"state": "ready"} in self.heard, WAIT_S):
+                raise AssertionError(f"waited for a core to be ready, heard {self.heard}")
+
+    def wait_until_running(self, epoch: int) -> Message:
+        def found() -> list[Message]:
+            return [message for message in self.heard if message.get("running") == epoch]
+
+        with self.changed:
+            if not self.changed.wait_for(found, WAIT_S):
+                raise AssertionError(f"waited for epoch {epoch} to run, heard {self.heard}")
+            return found()[0]
+
+    def forget(self, name: str) -> None:
+        """Messages with this field, for who counts those that follow."""
+        with self.changed:
+            self.heard = [message for message in self.heard if name not in message]
 
     def try_lock(self) -> bool:
         try:

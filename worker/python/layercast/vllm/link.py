@@ -20,12 +20,8 @@ CONNECT_S = 5.0
 RECEIVE_BYTES = 64 * 1024
 
 
-def ignore(_message: Message) -> None:
-    """For a process that is told nothing."""
-
-
-def nothing() -> None:
-    """For a process that does not care."""
+def ignore(_what: object) -> None:
+    """For a process that only wants to be known."""
 
 
 class Link:
@@ -42,8 +38,8 @@ class Link:
         *,
         state: str,
         on_message: Callable[[Message], None] = ignore,
-        on_welcome: Callable[[], None] = nothing,
-        on_lost: Callable[[], None] = nothing,
+        on_welcome: Callable[[Link], None] = ignore,
+        on_lost: Callable[[Link], None] = ignore,
     ) -> None:
         self.directory = directory
         self.state = state
@@ -102,7 +98,9 @@ class Link:
                 self._converse()
                 self._report(f"The worker of {self.directory} ended the connection.")
             except (OSError, Malformed) as error:
-                self._report(f"No connection to the worker of {self.directory}: {error}")
+                self._report(f"No connection to the worker of {self.directory}: {error}.")
+            except Exception:
+                log.exception("A mistake in the plugin ended the connection to the worker of %s.", self.directory)
             self._over.wait(AGAIN_S)
 
     def _converse(self) -> None:
@@ -119,7 +117,7 @@ class Link:
         finally:
             self._drop_socket()
             connection.close()
-            self._on_lost()
+            self._on_lost(self)
 
     def _hear(self, message: Message) -> None:
         if "welcome" in message:
@@ -127,11 +125,11 @@ class Link:
             if self._reported:
                 log.info("Connected to the worker of %s.", self.directory)
             self._reported = ""
-            self._on_welcome()
+            self._on_welcome(self)
         elif "refused" in message:
             code, text = str(message["refused"]), str(message.get("message", ""))
             self._take_answer(Refused(text, code=code, retryable=False, details={}, retry_after_s=None))
-            raise Malformed(f"it refuses this engine: {code}: {text}")
+            raise Malformed(f"it refuses this engine ({code}): {text}")
         else:
             self._on_message(message)
 
