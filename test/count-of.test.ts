@@ -9,19 +9,7 @@ import { dashboard } from "./dashboard/modules.js";
 
 /** What messages count. */
 const NOUNS = [
-  ...[
-    "buckets",
-    "bytes",
-    "calls",
-    "dimensions",
-    "elements",
-    "engines",
-    "experts",
-    "exports",
-    "files",
-    "fleets",
-    "heads",
-  ],
+  ...["buckets", "bytes", "calls", "dimensions", "elements", "experts", "exports", "files", "fleets", "heads"],
   ...["hooks", "jobs", "kernel tensors", "layers", "matrices", "modules", "orchestrators", "parts", "ranks"],
   ...["reloads", "replicas", "requests", "retries", "rows", "saves", "shards", "slices", "tensors", "threads", "tries"],
   ...["urls", "values", "warnings", "workers"],

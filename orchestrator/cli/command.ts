@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { downloadAdvice } from "../checkpoint/source-path.js";
+import { LOG_LEVELS, SETTINGS } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import { MAX_NAME_LENGTH, NAME_PATTERN, type ReloadView } from "../contract/reload.js";
 import { FILE_MODE } from "../file-mode.js";
@@ -118,6 +119,11 @@ const followHint = (reload: ReloadView) =>
 /** All workers of a fleet must be given it, or none. */
 export function fileModeOption(): Option {
   return new Option(FILE_MODE.flag, FILE_MODE.description).env(FILE_MODE.env).default(FILE_MODE.default);
+}
+
+export function logLevelOption(): Option {
+  const { env, default: level } = SETTINGS.logLevel;
+  return new Option("--log-level <level>", "how much is logged").choices(LOG_LEVELS).env(env).default(level);
 }
 
 export function expertParallelOption(): Option {

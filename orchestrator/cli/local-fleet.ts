@@ -26,6 +26,8 @@ export interface LocalFleetOptions {
   port: number;
   runDir: string;
   sourceRoots: readonly string[];
+  /** As the orchestrator takes them; none: what its environment says. */
+  hookHosts?: readonly string[];
   /** null: a private one in the run directory. */
   redisUrl: string | null;
   token: string | null;
@@ -156,13 +158,25 @@ function spawnSelf(args: string[], env: NodeJS.ProcessEnv): ChildProcess {
   return spawnOwned(process.execPath, [builtCli(), ...args], { env, stdio: ["ignore", "pipe", "pipe"] });
 }
 
-function orchestratorArgs(options: LocalFleetOptions, runDir: string, port: number): string[] {
+/** The command line of the orchestrator; a setting that is not in it comes from the environment. */
+export function orchestratorArgs(
+  options: Pick<LocalFleetOptions, "sourceRoots" | "hookHosts">,
+  runDir: string,
+  port: number,
+): string[] {
   const roots = options.sourceRoots.flatMap((root) => ["--source-root", root]);
+  const hookHosts = (options.hookHosts ?? []).flatMap((host) => ["--hook-host", host]);
   const spool = ["--spool-dir", join(runDir, "spool")];
-  return ["orchestrator", "--host", "127.0.0.1", "--port", String(port), ...spool, ...roots];
+  return ["orchestrator", "--host", "127.0.0.1", "--port", String(port), ...spool, ...roots, ...hookHosts];
 }
 
-function workerArgs(options: LocalFleetOptions, runDir: string, replica: number, rank: number): string[] {
+/** The command line of a worker, likewise. */
+export function workerArgs(
+  options: Pick<LocalFleetOptions, "fleet" | "replicas" | "tp" | "ep" | "device">,
+  runDir: string,
+  replica: number,
+  rank: number,
+): string[] {
   const place = ["--replica", String(replica), "--replicas", String(options.replicas), "--rank", String(rank)];
   const device = options.device === "cuda" ? `cuda:${replica * options.tp + rank}` : options.device;
   const size = ["--tp", String(options.tp), ...(options.ep === true ? ["--ep"] : [])];

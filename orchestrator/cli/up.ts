@@ -2,7 +2,7 @@
 
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
-import { readRedisUrl } from "../config.js";
+import { type LogLevel, readRedisUrl, SETTINGS } from "../config.js";
 import { countOf } from "../contract/count-of.js";
 import type { FleetView } from "../contract/reload.js";
 import { FILE_MODE, useFileMode } from "../file-mode.js";
@@ -13,7 +13,15 @@ import { waitForRedis } from "../redis-start.js";
 import { redisTrouble } from "../redis-trouble.js";
 import { tokenOf } from "../token.js";
 import { humanLine } from "./child-log.js";
-import { type CommandContext, EXIT, expertParallelOption, fileModeOption, integerFrom, parseName } from "./command.js";
+import {
+  type CommandContext,
+  EXIT,
+  expertParallelOption,
+  fileModeOption,
+  integerFrom,
+  logLevelOption,
+  parseName,
+} from "./command.js";
 import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
 import type { Terminal } from "./terminal.js";
 import { DEFAULT_RUN_DIR } from "./worker.js";
@@ -28,7 +36,9 @@ interface UpOptions {
   port: number;
   runDir: string;
   sourceRoot?: string[];
+  hookHost?: string[];
   fileMode: string;
+  logLevel: LogLevel;
 }
 
 export function addUp(program: Command, context: CommandContext): void {
@@ -43,7 +53,9 @@ export function addUp(program: Command, context: CommandContext): void {
     .option("--port <number>", "of the REST API, on 127.0.0.1; 0: any free one", integerFrom(0, 65_535), 8600)
     .option("--run-dir <directory>", "where Redis and the arenas keep their files", DEFAULT_RUN_DIR)
     .option("--source-root <directory...>", "directories that checkpoints may lie under (default: this directory)")
+    .option(SETTINGS.hookHost.flag, `${SETTINGS.hookHost.description} (default: ${SETTINGS.hookHost.env})`)
     .addOption(fileModeOption())
+    .addOption(logLevelOption())
     .action(async (options: UpOptions) => {
       const token = await refusingWrongUse(context, () => {
         const given = tokenOf(context.terminal.env);
@@ -83,9 +95,10 @@ async function runUp(options: UpOptions, token: string | null, context: CommandC
   fleet = await startLocalFleet({
     ...options,
     sourceRoots: (options.sourceRoot ?? ["."]).map((root) => resolve(root)),
+    hookHosts: options.hookHost ?? [],
     redisUrl,
     token,
-    env: { ...terminal.env, [FILE_MODE.env]: options.fileMode },
+    env: { ...terminal.env, [FILE_MODE.env]: options.fileMode, [SETTINGS.logLevel.env]: options.logLevel },
     watcher,
   });
   await announce(fleet, terminal, log, stopping.signal);

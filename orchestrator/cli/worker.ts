@@ -1,8 +1,8 @@
 // `layercast worker`: one rank of one replica on one device, until a signal ends it.
 
 import { resolve } from "node:path";
-import { type Command, Option } from "commander";
-import { LOG_LEVELS, type LogLevel, readRedisUrl, SETTINGS } from "../config.js";
+import type { Command } from "commander";
+import { type LogLevel, readRedisUrl } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import { useFileMode } from "../file-mode.js";
 import {
@@ -10,6 +10,7 @@ import {
   expertParallelOption,
   fileModeOption,
   integerFrom,
+  logLevelOption,
   parseName,
   requiredOption,
 } from "./command.js";
@@ -47,7 +48,7 @@ export function addWorker(program: Command, context: CommandContext): void {
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
     .option("--take-over", "end a worker that holds this rank's arena, though it is alive")
     .addOption(fileModeOption())
-    .addOption(new Option("--log-level <level>").choices(LOG_LEVELS).env(SETTINGS.logLevel.env).default("info"))
+    .addOption(logLevelOption())
     .action(async (options: WorkerCommandOptions) => {
       const { runWorker } = await import("../../worker/main.js");
       await refusingWrongUse(context, async () => {
