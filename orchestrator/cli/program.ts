@@ -8,6 +8,7 @@ import { errorWords } from "./cli-words.js";
 import { type CommandContext, EXIT, refuseMissingOptions } from "./command.js";
 import { addDemo } from "./demo.js";
 import { addDrain, addUndrain } from "./drain.js";
+import { addEngineArgs } from "./engine-args.js";
 import { addExport } from "./export.js";
 import { addFleet } from "./fleet.js";
 import { addHooks } from "./hooks.js";
@@ -24,7 +25,7 @@ import { addWorker } from "./worker.js";
 
 const COMMANDS = [
   ...[addUp, addSubmit, addPush, addStatus, addWatch, addCancel, addPlan, addFleet, addRollback, addExport],
-  ...[addHooks, addDrain, addUndrain, addOrchestrator, addWorker, addDemo],
+  ...[addHooks, addEngineArgs, addDrain, addUndrain, addOrchestrator, addWorker, addDemo],
 ];
 
 export function buildProgram(context: CommandContext): Command {

@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import { createClient } from "../../orchestrator/cli/http-client.js";
 import type { HooksView } from "../../orchestrator/contract/hooks.js";
 import { runCaptured } from "./captured.js";
-import { COMMITTED, FAILED, FLEET, reloadView } from "./views.js";
+import { COMMITTED, FAILED, FLEET, RANK, reloadView } from "./views.js";
 
 interface Asked {
   method: string;
@@ -389,6 +389,26 @@ describe("hooks", () => {
     expect(code).toBe(2);
     expect(err).toMatch(words);
     expect(asked).toEqual([]);
+  });
+});
+
+describe("engine-args", () => {
+  const rank = { ...RANK, reload_id: "reload-1", control_path: "/run/lc/default/replica-0/rank-0/control" };
+
+  it("prints the flags for what the fleet's ranks hold, as a shell reads them", async () => {
+    answers.set("GET /v1/fleets/default", [json({ ...FLEET, ranks: [rank] })]);
+    answers.set(GET, [json({ ...COMMITTED, recipe: "fp8-tensor" })]);
+    const { code, out } = await layercast("engine-args vllm");
+    expect(code).toBe(0);
+    expect(out).toContain(`--model-loader-extra-config '{"run_dir":"/run/lc","fleet":"default"}'`);
+    expect(out).toContain("fp8_per_tensor");
+  });
+
+  it("says that a fleet without weights needs a reload first", async () => {
+    answers.set("GET /v1/fleets/default", [json({ ...FLEET, ranks: [{ ...rank, reload_id: null }] })]);
+    const { code, err } = await layercast("engine-args vllm");
+    expect(code).toBe(1);
+    expect(err).toContain("commit a reload first");
   });
 });
 
