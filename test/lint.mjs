@@ -20,7 +20,7 @@ export async function lintPython() {
   if (!existsSync(join(tools, "ruff")) || !existsSync(join(tools, "mypy"))) return missing("ruff and mypy");
   const config = join(root, "worker", "python", "pyproject.toml");
   const loosely = ["--config-file=", "--ignore-missing-imports", "--check-untyped-defs"];
-  const scripts = [...pythonIn("docs/examples"), ...pythonIn("test/e2e")];
+  const scripts = [...pythonIn("docs/examples"), ...pythonIn("test/e2e"), ...pythonIn("test/engine")];
   const makers = pythonIn("test/fixtures/make_families");
   const answers = [
     await run("ruff", ["check", "--config", config, "worker/python", "test", "docs"], root),

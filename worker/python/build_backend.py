@@ -1,7 +1,7 @@
 """Builds the package with the standard library alone (PEP 517, 660).
 
 A node without a network, and a fresh virtual environment without setuptools, can then install it from a checkout:
-``pip install --no-index ./worker/python``. The package is pure Python, so a wheel is a zip of its files and three texts.
+``pip install --no-index ./worker/python``. The package is pure Python, so a wheel is a zip of its files and four texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METADATA = """\
 Metadata-Version: 2.1
 Name: {name}
 Version: {version}
-Summary: Attaches to a Layercast rank's kernel tensors without copying them, and sends a fleet a trainer's tensors
+Summary: Attaches to a Layercast rank's kernel tensors without copying them, lets vLLM compute out of them, sends trainers' tensors
 Author: The Layercast authors
 License: Apache-2.0
 Keywords: inference,reinforcement-learning,weights,safetensors
@@ -41,6 +41,12 @@ Description-Content-Type: text/markdown
 
 {readme}"""
 
+# vLLM calls these in each of its processes.
+ENTRY_POINTS = """\
+[vllm.general_plugins]
+layercast = layercast.vllm:register
+"""
+
 WHEEL = """\
 Wheel-Version: 1.0
 Generator: layercast
@@ -51,8 +57,8 @@ Tag: py3-none-any
 
 def build_wheel(wheel_directory: str, config_settings: object = None, metadata_directory: object = None) -> str:
     """Writes ``layercast-VERSION-py3-none-any.whl`` into the directory and returns its name."""
-    package = ROOT / NAME
-    files = {f"{NAME}/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
+    modules = sorted((ROOT / NAME).rglob("*.py"))
+    files = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in modules}
     files[f"{NAME}/py.typed"] = b""
     return _write_wheel(Path(wheel_directory), files)
 
@@ -80,6 +86,7 @@ def _write_wheel(directory: Path, files: dict[str, bytes]) -> str:
         **files,
         f"{info}/METADATA": _metadata().encode(),
         f"{info}/WHEEL": WHEEL.encode(),
+        f"{info}/entry_points.txt": ENTRY_POINTS.encode(),
         f"{info}/LICENSE": (ROOT / "LICENSE").read_bytes(),
     }
     record = [f"{path},sha256={_digest(content)},{len(content)}" for path, content in contents.items()]

@@ -40,8 +40,8 @@ class Build(unittest.TestCase):
         self.assertEqual(name, f"layercast-{layercast.__version__}-py3-none-any.whl")
         with zipfile.ZipFile(self.scratch / name) as wheel:
             info = f"layercast-{layercast.__version__}.dist-info"
-            modules = {f"layercast/{path.name}" for path in (PROJECT / "layercast").glob("*.py")}
-            texts = {f"{info}/{text}" for text in ("METADATA", "WHEEL", "LICENSE", "RECORD")}
+            modules = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "layercast").rglob("*.py")}
+            texts = {f"{info}/{text}" for text in ("METADATA", "WHEEL", "LICENSE", "RECORD", "entry_points.txt")}
             self.assertEqual(set(wheel.namelist()), modules | {"layercast/py.typed"} | texts)
             record = csv.reader(io.StringIO(wheel.read(f"{info}/RECORD").decode()))
             self.assertEqual({row[0] for row in record}, set(wheel.namelist()))
@@ -68,6 +68,29 @@ class Build(unittest.TestCase):
             [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PYTHONPATH": str(target)}
         )
         self.assertEqual(run.stdout.split(), [layercast.__version__, str(target / "layercast" / "__init__.py")])
+
+    @unittest.skipUnless(HAS_PIP, "needs pip")
+    def test_an_empty_environment_finds_the_plugin_of_vllm_in_the_wheel(self) -> None:
+        wheel = self.scratch / backend().build_wheel(str(self.scratch))
+        environment = self.scratch / "environment"
+        # --without-pip takes the environment from 3 s to 0.1 s; the pip of this interpreter installs into it.
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+        python = str(environment / "bin" / "python")
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--no-index", str(wheel)], check=True, capture_output=True, text=True)
+        run = subprocess.run([python, "-I", "-c", FIND_PLUGIN], capture_output=True, text=True)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertEqual(run.stdout.split(), ["layercast", "layercast.vllm:register", "layercast.vllm", "[]"])
+
+
+FIND_PLUGIN = """
+import sys
+from importlib.metadata import entry_points
+(found,) = entry_points(group="vllm.general_plugins")
+register = found.load()
+heavy = sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "vllm", "numpy"))
+print(found.name, found.value, register.__module__, heavy)
+"""
 
 
 if __name__ == "__main__":
