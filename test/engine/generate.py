@@ -24,13 +24,9 @@ DIGITS = 6
 
 def main() -> None:
     settings = parse()
-    # The engine core is a process of its own, as in a server; its workers inherit these.
+    # Its processes inherit these. The last has versions before 0.28 keep weights of an engine of stock as they are, as ours does.
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_SGL_KERNEL="0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.engine == "stock":
-        # A stock engine is compared with one that computes with weights as they are, so it must not pack them either.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        use_plain_kernels()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints is no part of the answer
     started = time.monotonic()
@@ -53,13 +49,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--extra", type=json.loads, default={}, help="more of --model-loader-extra-config")
     return parser.parse_args()
-
-
-def use_plain_kernels() -> None:
-    from layercast.vllm import compat
-
-    if compat.is_cpu():
-        compat.use_plain_cpu_kernels()
 
 
 def make_engine(settings: argparse.Namespace) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from layercast.vllm.binding import Plan, carry_out, make_plan
+from layercast.vllm.binding import Plan, carry_out, make_plan, replaced
 from layercast.vllm.errors import LayoutMismatch
 from layercast.vllm.layouts import METHODS
 from layercast.vllm.methods import METHODS as FINISHES
@@ -158,10 +158,16 @@ class Aliases(unittest.TestCase):
 
         runner = Runner()
         plan, tensors = bind(tree(gate=gate, experts=runner), {"gate.e_score_correction_bias": ("F32", (2,))})
-        new = {id(bound.old): bound.slots[0].module._parameters[bound.slots[0].leaf] for bound in plan.bound}
-        self.assertEqual(point_again([gate, runner], new), 2)
+        self.assertEqual(point_again([gate, runner], replaced(plan)), 2)
         for router in (runner.router, runner.kernels["first"][0]):
             self.assertIs(router.e_score_correction_bias, tensors["gate.e_score_correction_bias"])
+
+    def test_a_scale_that_took_no_parameters_place_stands_for_none(self) -> None:
+        module = FakeModule(CHANNEL, weight=meta("bfloat16", 8, 4))
+        plan, _ = bind(tree(p=module), {"p.weight": ("F8_E4M3", (8, 4)), "p.weight_scale": ("F32", (8, 1))})
+        module.nothing = None  # type: ignore[attr-defined]
+        self.assertEqual(point_again([module], replaced(plan)), 0)
+        self.assertEqual(len(replaced(plan)), 1)
 
 
 class Refused(unittest.TestCase):

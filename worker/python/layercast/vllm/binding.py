@@ -111,6 +111,12 @@ def carry_out(plan: Plan, tensors: Mapping[str, Any], make_parameter: Callable[[
             slot.module.register_parameter(slot.leaf, parameter)
 
 
+def replaced(plan: Plan) -> dict[int, Any]:
+    """After `carry_out`: the new parameter by the old one's id. Those that took no other's place are not in it."""
+    first = ((bound.old, bound.slots[0]) for bound in plan.bound if bound.old is not None)
+    return {id(old): slot.module._parameters[slot.leaf] for old, slot in first}
+
+
 def layout_of(module: Any) -> MethodLayout:
     """By the class of the module's quantization method; a module without one keeps its parameters as they are."""
     return METHODS.get(type(getattr(module, "quant_method", None)).__name__, PLAIN)

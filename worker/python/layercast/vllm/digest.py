@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # A few of these are what it takes beside the arena.
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 16 << 20
 _WORD_BYTES = 8
 _ODD = -7046029254386353131  # 2^64 divided by the golden ratio, as a signed word
 _SEED = 0x1A4E

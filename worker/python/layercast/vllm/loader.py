@@ -9,7 +9,7 @@ from typing import Any
 from .. import arena as arenas
 from . import compat
 from .audit import Audit, take_audit
-from .binding import carry_out, make_plan
+from .binding import carry_out, make_plan, replaced
 from .digest import digest
 from .empty_meta import empty_to_meta, make_rest_real
 from .errors import EngineUnsupported
@@ -87,14 +87,15 @@ def _load_seated(seat: RankSeat, timeout_s: float, vllm_config: Any, model_confi
     before = digest(tensors.values())
     carry_out(plan, tensors, lambda view: torch.nn.Parameter(view, requires_grad=False))
     make_rest_real((module for _, module in modules), device, written)
-    parameters = {id(bound.old): bound.slots[0].module._parameters[bound.slots[0].leaf] for bound in plan.bound}
-    point_again((module for _, module in modules), parameters)
+    point_again((module for _, module in modules), replaced(plan))
     fill_placeholders(plan.by_value, {id(module): path for path, module in modules}, tensors)
 
     _finish(model, model_config, device, tensors)
     scales = fill_scales(modules, tensors)
     audit = take_audit(modules, tensors, scales, (before, digest(tensors.values())))
     audit()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the digests took, for the engine's cache of keys and values
     _say(arena, audit)
     seat.loaded(arena, audit)
     return model.eval()
