@@ -8,9 +8,35 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import Any
 
+from .errors import EngineUnsupported
+from .log import log
+
+_failed: list[str] = []
+
 
 def install() -> None:
-    """In each of vLLM's processes, before it looks for a loader. Imports vLLM."""
+    """
+    In each of vLLM's processes, before it looks for a loader. Imports vLLM. What fails here is kept until somebody asks for
+    the load format: vLLM without it goes on as ever.
+    """
+    for part in (_install_loader,):
+        try:
+            part()
+        except Exception as error:
+            log.warning("Layercast's plugin is not what vLLM %s expects (%s): %r", version(), part.__name__, error)
+            _failed.append(f"{part.__name__}: {error!r}")
+
+
+def require_installed() -> None:
+    """Raises EngineUnsupported when a part of the plugin does not fit this vLLM."""
+    if _failed:
+        raise EngineUnsupported(
+            f"vLLM {version()} is not what this release of Layercast was written for ({'; '.join(_failed)}): install a version "
+            "that it knows (docs/vllm.md), or a newer Layercast."
+        )
+
+
+def _install_loader() -> None:
     from vllm.model_executor.model_loader import register_model_loader
 
     from .loader import loader_class

@@ -56,6 +56,7 @@ def load_model(settings: Settings, vllm_config: Any, model_config: Any, prefix: 
     is no worker or no live weights.
     """
     require_known(compat.version(), settings.allow_unknown_version)
+    compat.require_installed()
     refuse_config(vllm_config, settings)
     if compat.is_cpu():
         compat.use_plain_cpu_kernels()
