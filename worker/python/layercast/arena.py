@@ -147,7 +147,7 @@ class Arena:
         deadline = Deadline(timeout_s)
         while True:
             found = self._settled(deadline).weight_version
-            if _reaches(found, wanted):
+            if version_reaches(found, wanted):
                 return found
             self._pause(deadline, lambda: f"weight version {wanted} in {self.directory}: it holds {found}")
 
@@ -233,7 +233,8 @@ class Arena:
         return self._live
 
 
-def _reaches(found: str, wanted: str) -> bool:
+def version_reaches(found: str, wanted: str) -> bool:
+    """Whether it is the one, or a higher one where both are whole numbers."""
     if found == wanted:
         return True
     both = _WHOLE_NUMBER.fullmatch(found) is not None and _WHOLE_NUMBER.fullmatch(wanted) is not None

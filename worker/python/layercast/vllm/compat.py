@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -39,9 +40,12 @@ def require_installed() -> None:
 def _install_loader() -> None:
     from vllm.model_executor.model_loader import register_model_loader
 
+    from . import core_gate, transfer
     from .loader import loader_class
 
     register_model_loader("layercast")(loader_class())
+    core_gate.install()
+    transfer.register()
 
 
 def version() -> str:
@@ -57,9 +61,15 @@ def rank() -> int:
     return int(get_tensor_model_parallel_rank())
 
 
-def engine_id(vllm_config: Any) -> str:
-    """The same in all processes of one engine, and in no other's."""
-    return f"{vllm_config.instance_id}-{data_parallel_index(vllm_config)}"
+def agree_on_engine_id(vllm_config: Any) -> str:
+    """
+    In every rank at the same time: the same text in all of them, and in no other engine. The `instance_id` of vLLM's config will
+    not do: each process makes a new one when it checks the config again.
+    """
+    from vllm.distributed import get_tp_group
+
+    mine = f"{uuid.uuid4().hex[:12]}-{data_parallel_index(vllm_config)}"
+    return str(get_tp_group().broadcast_object(mine, src=0))
 
 
 def data_parallel_index(vllm_config: Any) -> int:

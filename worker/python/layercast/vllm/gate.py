@@ -107,6 +107,7 @@ class Gate:
 
     def _say_stopped(self, stops: dict[int, int]) -> None:
         """Once for each, also for those that are heard while this engine stands still already."""
+        self._stopped &= set(stops.items())
         for rank, epoch in stops.items():
             if (rank, epoch) not in self._stopped:
                 self._stopped.add((rank, epoch))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Any
 
 from .. import arena as arenas
@@ -13,9 +11,9 @@ from .binding import carry_out, make_plan, replaced
 from .digest import digest
 from .empty_meta import empty_to_meta, make_rest_real
 from .errors import EngineUnsupported
+from .identity import engine_hello, rank_directory
 from .latent import Latent
 from .log import log
-from .messages import Hello
 from .methods import METHODS, method_of
 from .probe import Probe, probing
 from .reachable import point_again
@@ -121,20 +119,9 @@ def _finish(model: Any, model_config: Any, device: Any, tensors: dict[str, Any])
 
 def _take_seat(settings: Settings, vllm_config: Any) -> RankSeat:
     """From here on the rank's worker makes nothing else live until this engine stands still."""
-    rank, index = compat.rank(), compat.data_parallel_index(vllm_config)
-    hello = Hello(
-        engine=compat.engine_id(vllm_config),
-        role="rank",
-        version=compat.version(),
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        world=vllm_config.parallel_config.tensor_parallel_size,
-        rank=rank,
-        data_parallel_rank=index,
-        url=settings.engine_url,
-    )
-    replica = index if settings.replica is None else settings.replica
-    return take_seat(settings.rank_directory(replica, rank), hello, settings.timeout_s)
+    rank = compat.rank()
+    hello = engine_hello(vllm_config, settings, "rank", rank, compat.agree_on_engine_id(vllm_config))
+    return take_seat(rank_directory(vllm_config, settings, rank), hello, settings.timeout_s)
 
 
 def _require_device(arena: arenas.Arena, device: Any) -> None:

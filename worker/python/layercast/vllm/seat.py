@@ -169,6 +169,14 @@ def leave_seat() -> None:
 NO_SEAT = "A rank's process has no seat at an arena: its weights were not loaded by the layercast loader."
 
 
+def ranks_engine(_worker: Any) -> str:
+    """In every rank, from the core: what the ranks call their engine. Raises LayercastError."""
+    seat = current_seat()
+    if seat is None:
+        raise LayercastError(NO_SEAT)
+    return seat.hello.engine
+
+
 def ranks_stand_still(_worker: Any) -> str | None:
     """In every rank, from the core: None, or why it does not stand still."""
     seat = current_seat()
