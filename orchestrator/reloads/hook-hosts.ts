@@ -32,7 +32,7 @@ export function openHookHosts(allowed: readonly string[]): HookHosts {
   const names = new Set<string>();
   const domains: string[] = [];
   const addresses: string[] = [];
-  for (const entry of allowed.map((text) => text.toLowerCase())) {
+  for (const entry of allowed.map(plainHost)) {
     if (isIP(entry.split("/", 1)[0] ?? "") !== 0) addresses.push(entry);
     else if (entry.startsWith("*.") && NAME.test(entry.slice(2))) domains.push(entry.slice(1));
     else if (NAME.test(entry)) names.add(entry);
@@ -49,16 +49,17 @@ export function openHookHosts(allowed: readonly string[]): HookHosts {
 
   return {
     refusal(url) {
-      const host = hostOf(url);
+      const host = plainHost(url.hostname);
       if (isIP(host) !== 0) return mayConnect(host, isOpen) ? null : refused(host, isOpen);
       if (isNamed(host) || (isOpen && !METADATA_NAMES.has(host))) return null;
       // A name that is not on the list may still have an address that is.
       return addresses.length > 0 ? null : refused(host, isOpen);
     },
-    lookup(host, options, done) {
-      dns.lookup(host, { ...options, all: true }, (error, found) => {
+    lookup(asked, options, done) {
+      const host = plainHost(asked);
+      dns.lookup(asked, { ...options, all: true }, (error, found) => {
         if (error !== null) return done(error, "", 0);
-        const named = isNamed(host.toLowerCase()) || (isOpen && !METADATA_NAMES.has(host.toLowerCase()));
+        const named = isNamed(host) || (isOpen && !METADATA_NAMES.has(host));
         const usable = found.filter(({ address }) => mayConnect(address, named));
         const [first] = usable;
         if (first === undefined) return done(new Error(refused(found[0]?.address ?? host, isOpen)), "", 0);
@@ -79,11 +80,11 @@ export function requireHookHosts(hosts: HookHosts, { pause, resume }: Hooks): vo
 }
 
 /** A DNS name, or one of a container network. */
-const NAME = /^(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?$/;
+const NAME = /^(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*$/;
 
-/** Without the brackets of an IPv6 address and the dot that a full name may end with. */
-function hostOf({ hostname }: URL): string {
-  return hostname
+/** The one form in which hosts are compared: small letters, without the brackets of an IPv6 address and the dot that a full name may end with. */
+function plainHost(host: string): string {
+  return host
     .toLowerCase()
     .replace(/^\[|\]$/g, "")
     .replace(/\.$/, "");

@@ -1,5 +1,11 @@
-import { describe, expect, it } from "vitest";
+import dns from "node:dns";
+import { promisify } from "node:util";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { openHookHosts } from "../../orchestrator/reloads/hook-hosts.js";
+
+type Resolved = (error: null, found: { address: string; family: number }[]) => void;
+
+afterEach(() => void vi.restoreAllMocks());
 
 const judge = (allowed: string[], host: string) => openHookHosts(allowed).refusal(new URL(`http://${host}/pause`));
 
@@ -62,6 +68,33 @@ describe("with a list", () => {
     expect(await found(["127.0.0.0/8", "::1"], "localhost")).not.toBe("");
     expect(await found(["10.0.0.0/8"], "localhost")).toContain("is not one of the hosts");
     expect(await found(["engine-1"], "localhost")).toContain("is not one of the hosts");
+  });
+
+  it.each([
+    ["engine-1.", "engine-1"],
+    ["engine-1", "engine-1."],
+    ["ENGINE-1.", "engine-1"],
+    ["*.engines.example.", "a.engines.example"],
+    ["*.engines.example", "a.engines.example."],
+    ["10.0.0.7.", "10.0.0.7"],
+    ["[fd00:1::5]", "[fd00:1::5]"],
+    ["metadata.google.internal.", "metadata.google.internal"],
+  ])("the entry %s means %s too: a full name may end with a dot", (entry, host) => {
+    expect(judge([entry], host)).toBeNull();
+    expect(judge([entry], "11.0.0.1")).toContain("is not one of the hosts");
+  });
+
+  it.each([
+    [["localhost"], "localhost.", true],
+    [["localhost."], "localhost", true],
+    [["engine-1"], "localhost.", false],
+  ] as const)("a lookup by the list %j takes %s as the judgement before it does", async (list, host, isTaken) => {
+    vi.spyOn(dns, "lookup").mockImplementation(((_host: string, _options: object, done: Resolved) =>
+      done(null, [{ address: "10.9.8.7", family: 4 }])) as unknown as typeof dns.lookup);
+    const lookup = promisify(openHookHosts(list).lookup) as (host: string, options: object) => Promise<unknown>;
+    const found = lookup(host, { all: true });
+    if (isTaken) await expect(found).resolves.toBeDefined();
+    else await expect(found).rejects.toThrow("is not one of the hosts");
   });
 
   it.each(["http://engine-1", "engine-1:8000", "10.0.0.0/33", "10.0.0.0/x", "*", "a b", ""])(
