@@ -69,6 +69,7 @@ export async function followReload(
         if (isTerminal(progress.reload.state)) break;
       } catch (error) {
         options.signal.throwIfAborted();
+        if (isUnknown(error)) throw recordLost(progress.reload);
         if (!(error instanceof LayercastError && error.retryable)) throw error;
         if (silentSince === null) {
           silentSince = performance.now();
@@ -88,6 +89,21 @@ export async function followReload(
 }
 
 const isTerminal = (state: ReloadStateName) => TERMINAL_STATES.includes(state);
+
+function isUnknown(error: unknown): boolean {
+  return error instanceof LayercastError && error.code === "not_found";
+}
+
+/** Of a reload that was there: it cannot have gone in any other way while somebody follows it. */
+function recordLost({ reload_id: id, fleet, state, weight_version, submission_id }: ReloadView): LayercastError {
+  return new LayercastError(
+    "record_lost",
+    `Redis has lost the record of reload ${id}, which was ${state} when last seen: its data was removed, or Redis came back without it. ` +
+      `Weight version ${weight_version} may be live, if its commit was decided before that; ranks tell Redis again what they hold. ` +
+      `Look with \`layercast fleet ${fleet}\`: where it shows another weight version, or none, submit again.`,
+    { reload: id, fleet, state, weight_version, submission_id },
+  );
+}
 
 function lostSight(id: string, error: LayercastError): LayercastError {
   const next = `The reload may still be going on: follow it with \`layercast watch ${id}\``;

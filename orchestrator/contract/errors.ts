@@ -23,6 +23,7 @@ export const ERRORS = {
   not_routable: { status: 409, retryable: true, title: "The fleet must not be routed to" },
   reload_in_progress: { status: 409, retryable: true, title: "Another reload is in progress" },
   request_timeout: { status: 408, retryable: true, title: "The request did not arrive in time" },
+  request_aborted: { status: 400, retryable: true, title: "The connection ended before the request had arrived" },
   backpressure: { status: 429, retryable: true, title: "Too much is waiting already" },
   session_closed: { status: 409, retryable: false, title: "The push session takes nothing more" },
 
@@ -44,6 +45,7 @@ export const ERRORS = {
   non_finite_weights: { status: 422, retryable: false, title: "A checkpoint tensor holds a value that is not finite" },
 
   // The fleet
+  record_lost: { status: 404, retryable: false, title: "Redis has lost the record of the reload" },
   fleet_incomplete: { status: 409, retryable: true, title: "Not all ranks of the fleet are there" },
   fleet_torn: { status: 409, retryable: false, title: "The ranks of the fleet hold different weights" },
   layout_changed: { status: 409, retryable: false, title: "The reload needs another arena layout" },

@@ -176,6 +176,24 @@ describe("submit", () => {
   });
 });
 
+describe("a reload whose record Redis has lost meanwhile", () => {
+  it.each([["submit --source x --weight-version 7"], ["watch reload-1"]])(
+    "(%s) says what may have happened and what to do",
+    async (args) => {
+      const committing = reloadView({ state: "committing", weight_version: "7" });
+      answers.set(SUBMIT, [json(committing, 202)]);
+      answers.set(GET, [json(committing), json({ code: "not_found", detail: "there is no reload", details: {} }, 404)]);
+      answers.set(EVENTS, [stream(state("1-0", "committing"))]);
+      const { code, err } = await layercast(args);
+      expect(code).toBe(1);
+      expect(err).toMatch(
+        /^layercast: record_lost: Redis has lost the record of reload reload-1, which was committing when last seen/m,
+      );
+      expect(err).toMatch(/Weight version 7 may be live.*`layercast fleet default`.*submit again/);
+    },
+  );
+});
+
 describe("the other commands", () => {
   it("ask for what their names say", async () => {
     answers.set("GET /v1/reloads?limit=20&fleet=f", [json({ reloads: [COMMITTED], next_cursor: null })]);
@@ -473,8 +491,13 @@ describe("export", () => {
   });
 
   it("leaves the file where it is when it cannot be moved, and says so", async () => {
-    answers.set("POST /v1/fleets/f/exports", [json(made(hostname()))]);
-    const { code, err } = await layercast(`export --fleet f --rank 2 --out ${scratch}/no/such/folder`);
+    const folder = mkdtempSync(join(scratch, "folder-"));
+    const removing: Answer = (response) => {
+      rmSync(folder, { recursive: true });
+      json(made(hostname()))(response);
+    };
+    answers.set("POST /v1/fleets/f/exports", [removing]);
+    const { code, err } = await layercast(`export --fleet f --rank 2 --out ${folder}/out`);
     expect(code).toBe(1);
     expect(err).toMatch(/^layercast: io_error: .*it is at .*made/);
   });
