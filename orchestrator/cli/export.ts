@@ -1,13 +1,14 @@
 // `layercast export`: a rank's live kernel tensors -> a safetensors file. The rank writes it beside its arena; this moves it, or
 // reads it through the API where it lies on another host.
 
-import { rename } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, rename, stat } from "node:fs/promises";
 import { hostname } from "node:os";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Command } from "commander";
 import { countOf } from "../contract/count-of.js";
-import { LayercastError } from "../contract/errors.js";
+import { type ErrorCode, LayercastError } from "../contract/errors.js";
 import type { ExportView } from "../contract/reload.js";
 import {
   addHttpOptions,
@@ -21,6 +22,7 @@ import {
 import { formatBytes } from "./format.js";
 import type { Client } from "./http-client.js";
 import { writeNewFile } from "./new-file.js";
+import { refusingWrongUse } from "./wrong-use.js";
 
 interface ExportOptions extends HttpOptions {
   fleet: string;
@@ -39,12 +41,59 @@ export function addExport(program: Command, context: CommandContext): void {
     .addOption(requiredOption("--out <file>", "where to write; an existing file is replaced"));
   addHttpOptions(command).action(async (options: ExportOptions) => {
     const client = clientOf(options, context);
-    const answer = await client.exportRank(options.fleet, options.replica, options.rank);
-    const path = await fetchExport(client, options.fleet, answer, options.out);
+    await refusingWrongUse(context, () => requireWritable(options.out));
+    const { fleet, replica, rank } = options;
+    const answer = await exportPatiently(client, fleet, replica, rank, (words) => context.terminal.err(words));
+    const path = await fetchExport(client, fleet, answer, options.out);
     const words = `${path}: ${formatBytes(answer.bytes)}, weight version ${answer.weight_version}`;
     printAnswer(context.terminal, options, { ...answer, path }, () => [words]);
   });
 }
+
+/** Before the rank writes what nobody could then fetch. Throws `invalid_request`. */
+export async function requireWritable(out: string): Promise<void> {
+  const target = resolve(out);
+  const directory = dirname(target);
+  const refuse = (why: string) => {
+    const sentence = `--out is ${target}, and ${why}: give a file in a directory that is there and may be written to.`;
+    return new LayercastError("invalid_request", sentence, { out: target });
+  };
+  const isDirectory = await stat(directory).then(
+    (status) => status.isDirectory(),
+    (error: NodeJS.ErrnoException) => error.code ?? error.message,
+  );
+  if (isDirectory === false) throw refuse(`${directory} is no directory`);
+  if (isDirectory !== true) throw refuse(`its directory ${directory} cannot be looked at (${isDirectory})`);
+  await access(directory, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
+    throw refuse(`its directory ${directory} cannot be written to (${error.code})`);
+  });
+  if ((await stat(target).catch(() => null))?.isDirectory()) throw refuse("that is a directory");
+}
+
+/** Asks again while the answer says that the same may work later; an orchestrator that nobody reaches is said at once. */
+export async function exportPatiently(
+  client: Pick<Client, "exportRank">,
+  fleet: string,
+  replica: number,
+  rank: number,
+  tell: (words: string) => void,
+  giveUpAfterMs = GIVE_UP_AFTER_MS,
+): Promise<ExportView> {
+  const startedAt = performance.now();
+  for (let tries = 0; ; tries++) {
+    try {
+      return await client.exportRank(fleet, replica, rank);
+    } catch (error) {
+      const mayWork = error instanceof LayercastError && error.retryable && !FINAL_HERE.includes(error.code);
+      if (!mayWork || performance.now() - startedAt > giveUpAfterMs) throw error;
+      if (tries === 0) tell(`${error.code}: ${error.message} Trying again for ${giveUpAfterMs / 1000} s.`);
+      const { retry_after_s: seconds } = error.details;
+      await delay(typeof seconds === "number" ? seconds * 1000 : GO_ON_AFTER_MS);
+    }
+  }
+}
+
+const FINAL_HERE: readonly ErrorCode[] = ["io_error", "internal"];
 
 /** Brings the exported file to `out`, from whichever host it lies on; returns where it is now. */
 export async function fetchExport(client: Client, fleet: string, answer: ExportView, out: string): Promise<string> {

@@ -110,7 +110,7 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
     runExport: (job, timeoutMs) =>
       withQueue(rankQueue(job.fleet, job.rank, job.incarnation), async (queue) => {
         const added = await queue.add("export", job, KEPT);
-        return resultOf(queue, added.id ?? "", timeoutMs);
+        return exportResult(queue, added.id ?? "", job, timeoutMs);
       }),
     async consumeControl(handle) {
       const options = {
@@ -137,19 +137,33 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
 }
 
 /** Asks until the job has ended: an event stream would need a connection of its own for each export. */
-async function resultOf(queue: Queue, id: string, timeoutMs: number): Promise<ExportResult> {
+async function exportResult(
+  queue: Queue,
+  id: string,
+  { fleet, rank }: Pick<RankJob, "fleet" | "rank">,
+  timeoutMs: number,
+): Promise<ExportResult> {
   const deadline = performance.now() + timeoutMs;
   while (performance.now() < deadline) {
     const state = await queue.getJobState(id);
     const job = await queue.getJob(id); // after its state, so that an ended one has its result
-    if (job === undefined)
-      throw new LayercastError("rank_lost", "the rank that was to export is gone; try again", { id });
+    if (job === undefined) {
+      throw new LayercastError(
+        "rank_lost",
+        `Rank ${rank} of fleet ${fleet} was lost before it had exported: export it again once it is back.`,
+        { fleet, rank },
+      );
+    }
     if (state === "completed") return job.returnvalue as ExportResult;
     if (state === "failed") throw errorFromReport(decodeFailure(job.failedReason));
     await delay(RESULT_POLL_MS);
   }
   await queue.remove(id).catch(() => 0); // one that is at work already ends by itself, and its file by its time
-  throw new LayercastError("deadline_exceeded", `The export took longer than ${timeoutMs} ms.`, { timeoutMs });
+  throw new LayercastError(
+    "deadline_exceeded",
+    `The export of rank ${rank} of fleet ${fleet} took longer than ${timeoutMs} ms.`,
+    { fleet, rank, timeoutMs },
+  );
 }
 
 const RESULT_POLL_MS = 10;

@@ -18,6 +18,7 @@ export interface ExportReader {
   sizeBytes(fleet: string, id: string): Promise<number>;
   /** The bytes from `from` up to `to`; throws the same, and `backpressure` when too many are read already. */
   read(fleet: string, id: string, from: number, to: number, signal: AbortSignal): AsyncGenerator<Buffer>;
+  /** Also of one that is gone already. Throws `rank_lost`. */
   remove(fleet: string, id: string): Promise<void>;
 }
 
@@ -128,6 +129,8 @@ function untilAnswered(askOnce: AskOnce, giveUpAfterMs: number): Ask {
     while (true) {
       const answer = await askOnce(EXPORT_CHANNELS.asked(fleet, rank), question);
       if (answer?.result === "ok") return answer;
+      // Whoever removes it again, because the first answer was lost, has what was asked for.
+      if (answer?.result === "gone" && question.kind === "remove") return answer;
       if (answer?.result === "gone") throw gone(fleet, id);
       if (answer?.result === "failed") throw unreadable(fleet, rank, id, answer.message);
       signal?.throwIfAborted();

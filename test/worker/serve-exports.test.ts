@@ -194,6 +194,7 @@ describe("reading an export from another host", () => {
     const { reader } = readerOf();
     await reader.remove("f", ID);
     expect(existsSync(join(directory, `${ID}.safetensors`))).toBe(false);
+    await expect(reader.remove("f", ID)).resolves.toBeUndefined(); // the first answer may have been lost
     for (const id of [ID, "no-id"])
       await expect(reader.sizeBytes("f", id)).rejects.toMatchObject({ code: "not_found" });
   });
