@@ -18,6 +18,7 @@ import { addEventRoutes } from "./routes/events.js";
 import { addFleetRoutes } from "./routes/fleets.js";
 import { addHealthRoutes } from "./routes/health.js";
 import { createHttpServer } from "./routes/http-server.js";
+import { acceptJson } from "./routes/json-body.js";
 import { addOpenApi } from "./routes/openapi.js";
 import { addPages } from "./routes/pages.js";
 import { addPlanRoutes } from "./routes/plans.js";
@@ -78,16 +79,6 @@ function addValidation(app: App): void {
   // Answers are checked by the compiler and by tests; a serializer made from the schema would drop what it does not know.
   app.setSerializerCompiler(() => JSON.stringify);
   acceptJson(app);
-}
-
-function acceptJson(app: App): void {
-  const parse = app.getDefaultJsonParser("error", "error");
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser("application/json", { parseAs: "string" }, (request, body, done) => {
-    // Clients that always name the type send it without a body too, as in a cancel.
-    if (body === "") done(null, undefined);
-    else parse(request, String(body), done);
-  });
 }
 
 function addErrors(app: App): void {

@@ -15,18 +15,24 @@ export interface BodyPace {
 /** A bucket of 1 GiB would take three weeks at this pace: it is no limit for whoever sends, only for who does not. */
 export const BODY_PACE: BodyPace = { bytes: 16 * 1024, withinMs: 30_000 };
 
+/** Looks are counted, not milliseconds: while this process stands still nobody can see what has come. */
+const LOOKS_A_WINDOW = 10;
+
 export function watchBody(request: IncomingMessage, response: ServerResponse, pace: BodyPace): void {
   if (!hasBody(request)) return;
   const { socket } = request;
-  let before = { bytes: socket.bytesRead, backedUp: false };
+  // A window begins whenever the one before has brought enough, or the client could not send: so none that is slow lasts two.
+  let window = { bytesBefore: socket.bytesRead, looks: 0 };
   const timer = setInterval(() => {
-    const now = { bytes: socket.bytesRead, backedUp: isBackedUp(request) };
-    // A window counts only where the client could send during all of it.
-    const isSlow = now.bytes - before.bytes < pace.bytes && !now.backedUp && !before.backedUp;
-    before = now;
-    if (request.complete || isSlow) clearInterval(timer);
-    if (isSlow && !request.complete) giveUp(request, response, pace);
-  }, pace.withinMs);
+    window.looks += 1;
+    if (request.complete) clearInterval(timer);
+    else if (isBackedUp(request) || socket.bytesRead - window.bytesBefore >= pace.bytes) {
+      window = { bytesBefore: socket.bytesRead, looks: 0 };
+    } else if (window.looks >= LOOKS_A_WINDOW) {
+      clearInterval(timer);
+      giveUp(request, response, pace);
+    }
+  }, pace.withinMs / LOOKS_A_WINDOW);
   request.once("close", () => clearInterval(timer));
   socket.once("close", () => clearInterval(timer));
   response.once("finish", () => {

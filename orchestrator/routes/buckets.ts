@@ -1,12 +1,14 @@
 // The routes of push sessions: send a bucket, as a file or as a body, wait until it is consumed, finish.
 
 import { Readable } from "node:stream";
+import type { FastifyRequest } from "fastify";
 import { Type } from "typebox";
 import { LayercastError } from "../contract/errors.js";
 import { BucketAnswer, BucketBody, type BucketView, ExpectedTensorsAnswer } from "../contract/push.js";
 import { ReloadAnswer } from "../contract/reload.js";
 import type { App, RouteDeps } from "./app.js";
 import { readInTime } from "./lifetime.js";
+import { typeThatCame } from "./problem.js";
 import { reloadPath } from "./reloads.js";
 import { BucketParams, closed, problems, ReloadParams, ref } from "./schemas.js";
 import { parseWait } from "./wait.js";
@@ -81,16 +83,19 @@ function addPut(app: App, { reloads }: RouteDeps): void {
     const { id, bucket: number } = request.params;
     const body: unknown = request.body;
     const sizeBytes = Number(request.headers["content-length"] ?? Number.NaN);
-    if (!(body instanceof Readable) || !Number.isSafeInteger(sizeBytes)) throw notABody();
+    if (!(body instanceof Readable) || !Number.isSafeInteger(sizeBytes)) throw notABody(request);
     const bucket = await reloads.putBucket(id, number, body, sizeBytes);
     return reply.code(202).header("location", bucketPath(id, bucket)).send(bucket);
   });
 }
 
-function notABody(): LayercastError {
+function notABody(request: FastifyRequest): LayercastError {
+  const length = request.headers["content-length"];
+  const withLength = length === undefined ? "without a Content-Length" : `with Content-Length: ${length}`;
   return new LayercastError(
     "invalid_request",
-    `a bucket's body is sent with Content-Type: ${BUCKET_TYPE} and with Content-Length`,
+    `a bucket's body is sent with Content-Type: ${BUCKET_TYPE} and with Content-Length; this one came ` +
+      `${typeThatCame(request)} and ${withLength}`,
   );
 }
 

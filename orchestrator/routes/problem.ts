@@ -52,6 +52,7 @@ export function problemOf(
 
 function toLayercastError(error: unknown, request: FastifyRequest): LayercastError {
   if (error instanceof LayercastError) return error;
+  if (error === request.raw.errored && error !== null) return aborted(error);
   const trouble = redisTrouble(error);
   if (trouble !== null) {
     return new LayercastError("redis_unavailable", explainTrouble(trouble), { redis: trouble.code });
@@ -60,6 +61,7 @@ function toLayercastError(error: unknown, request: FastifyRequest): LayercastErr
   if (fastifyError.validation !== undefined) {
     return explainValidation(fastifyError.validation, fastifyError.validationContext ?? "body");
   }
+  if (fastifyError.code === "FST_ERR_CTP_INVALID_MEDIA_TYPE") return wrongType(request);
   if (frameworkStatus(error) !== null) {
     return new LayercastError("invalid_request", `${fastifyError.message ?? "the request cannot be read"}`);
   }
@@ -69,6 +71,41 @@ function toLayercastError(error: unknown, request: FastifyRequest): LayercastErr
     {
       request_id: request.id,
     },
+  );
+}
+
+function wrongType(request: FastifyRequest): LayercastError {
+  const wanted = typeWanted(request);
+  const came = typeThatCame(request);
+  return new LayercastError(
+    "invalid_request",
+    `the request's body came ${came}; this route takes ${wanted}: send it as that`,
+    {
+      content_type: request.headers["content-type"] ?? null,
+      wanted,
+    },
+  );
+}
+
+/** Of the body's schema; a route without one says JSON, which it then finds empty. */
+function typeWanted({ routeOptions }: FastifyRequest): string {
+  const body = routeOptions.schema?.body as { content?: Record<string, unknown> } | undefined;
+  return Object.keys(body?.content ?? {})[0] ?? "application/json";
+}
+
+/** Words for a sentence: with which Content-Type, or without one. */
+export function typeThatCame({ headers }: FastifyRequest): string {
+  const type = headers["content-type"];
+  return type === undefined ? "without a Content-Type" : `with Content-Type: ${type.slice(0, 100)}`;
+}
+
+/** Its body broke off: to the error codes of connections, which Redis's has too, this one is nothing but the client's. */
+function aborted(error: unknown): LayercastError {
+  return new LayercastError(
+    "request_aborted",
+    "the connection ended before the request's body had come; send it again",
+    {},
+    error,
   );
 }
 

@@ -157,6 +157,24 @@ describe("a body", () => {
     ).toBe(202);
   });
 
+  it.each([
+    ["a bucket", head("PUT", "/v1/reloads/r/buckets/0", "application/octet-stream", 1000)],
+    ["JSON", head("POST", "/v1/plans", "application/json", 1000)],
+  ])(
+    "of %s whose client hangs up is the client's doing: a line of the log at most, and nothing of Redis or files",
+    async (_what, text) => {
+      server.behave({ putBucket: takesBodies });
+      const before = server.logged.length;
+      await exchange(`${text}some`, async (socket) => {
+        await delay(20);
+        socket.resetAndDestroy();
+      });
+      const lines = () => server.logged.slice(before).filter(({ code }) => code !== undefined);
+      await expect.poll(lines).toHaveLength(1);
+      expect(lines()).toEqual([expect.objectContaining({ level: 30, code: "request_aborted", status: 400 })]);
+    },
+  );
+
   it("that still comes after the answer does not keep its connection", async () => {
     server.behave({
       putBucket: async (_id, bucket, body) => {

@@ -115,6 +115,48 @@ describe("a request that cannot be read", () => {
     expect(answer.json()).toMatchObject({ status, code: "invalid_request", retryable: false });
   });
 
+  it.each([
+    ["text/plain", {}],
+    ["application/x-www-form-urlencoded", {}],
+    ["text/csv; charset=utf-8", {}],
+  ])("of %s is told which type came and which is wanted", async (type) => {
+    const { detail, details } = (await submit("x", { "content-type": type })).json();
+    expect(detail).toBe(
+      `the request's body came with Content-Type: ${type}; this route takes application/json: send it as that`,
+    );
+    expect(details).toEqual({ content_type: type, wanted: "application/json" });
+  });
+
+  it("that is a bucket is told so too, and one without a type that it has none", async () => {
+    const put = (headers: Record<string, string>) =>
+      server.app.inject({ method: "PUT", url: "/v1/reloads/rl-1/buckets/0", headers, payload: "{}" });
+    const text = (await put({ "content-type": "text/plain" })).json();
+    expect(text.detail).toContain("with Content-Type: text/plain; this route takes application/octet-stream");
+    const json = (await put({ "content-type": "application/json" })).json();
+    expect(json.detail).toMatch(
+      /sent with Content-Type: application\/octet-stream .*came with Content-Type: application\/json/,
+    );
+    const none = await server.app.inject({
+      method: "POST",
+      url: "/v1/reloads",
+      payload: Buffer.from("x"),
+      headers: {},
+    });
+    expect(none.json().detail).toContain("without a Content-Type");
+  });
+
+  it.each([
+    ['{"config":{"__proto__":1}}', /has an object with the key __proto__, which is refused wherever it stands/],
+    ['{"a":[{"b":{"__proto__":{}}}]}', /key __proto__/],
+    ['{"a":{"constructor":{"prototype":{}}}}', /key constructor with a key prototype in it/],
+    ['{"a":', /is not valid JSON: .*end of JSON input/],
+    ["{'a':1}", /is not valid JSON: /],
+  ])("(%s) says what is wrong with it", async (body, sentence) => {
+    const { detail } = (await submit(body)).json();
+    expect(detail).toMatch(sentence);
+    expect(/not valid JSON/.test(detail)).toBe(sentence.source.includes("not valid JSON"));
+  });
+
   it.each(["/nowhere", "/v1/reloads/rl-1/nowhere", "/v2/reloads"])("GET %s is not_found", async (url) => {
     const answer = await server.app.inject(`${url}?q=1`);
     expect(answer.json()).toMatchObject({ status: 404, code: "not_found", instance: url });

@@ -30,11 +30,15 @@ const HEADER_WITHIN_MS = 60_000;
 
 async function readWithRoom(body: Readable, sizeBytes: number, name: string, takeRoom: (headerBytes: number) => void) {
   const chunks = body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+  const nextChunk = () =>
+    chunks.next().catch((error: unknown) => {
+      throw error instanceof LayercastError ? error : bodyAborted(name, sizeBytes, error);
+    });
   const first: Buffer[] = [];
   let bytes = 0;
   const read = async (wanted: number) => {
     while (bytes < wanted) {
-      const { done, value } = await chunks.next();
+      const { done, value } = await nextChunk();
       if (done) throw endsEarly(name, sizeBytes, bytes);
       first.push(value);
       bytes += value.byteLength;
@@ -49,7 +53,7 @@ async function readWithRoom(body: Readable, sizeBytes: number, name: string, tak
 
   async function* all() {
     yield* first;
-    for (let next = await chunks.next(); !next.done; next = await chunks.next()) yield next.value;
+    for (let next = await nextChunk(); !next.done; next = await nextChunk()) yield next.value;
   }
 }
 
@@ -59,6 +63,12 @@ function headerLate(name: string): LayercastError {
     `the header of ${name} did not come within ${HEADER_WITHIN_MS} ms; send the bucket again, or its tensors in several`,
     { within_ms: HEADER_WITHIN_MS },
   );
+}
+
+/** Whatever a body's stream fails with is its connection's doing: nobody else's files or Redis are concerned. */
+function bodyAborted(name: string, sizeBytes: number, error: unknown): LayercastError {
+  const sentence = `the connection ended before all ${sizeBytes} bytes of ${name} had come; send the bucket again`;
+  return new LayercastError("request_aborted", sentence, { bytes: sizeBytes }, error);
 }
 
 function endsEarly(name: string, expected: number, found: number): LayercastError {

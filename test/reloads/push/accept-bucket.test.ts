@@ -44,6 +44,24 @@ async function refused(push: TestPush, sending: () => Promise<unknown>, code: Er
   return { ...details };
 }
 
+describe("a body whose connection breaks off", () => {
+  it.each([
+    ["in its header", 20],
+    ["among its tensors", 600],
+  ])("%s is request_aborted, the client's doing, and leaves nothing in the spool", async (_where, bytes) => {
+    const push = await world.open();
+    const whole = bucketBytes([EMBED]);
+    const body = Readable.from(
+      (async function* () {
+        yield Buffer.from(whole.subarray(0, bytes));
+        throw Object.assign(new Error("aborted"), { code: "ECONNRESET" });
+      })(),
+    );
+    const sending = () => acceptBody(push.deps, push.id, 0, body, whole.byteLength);
+    await refused(push, sending, "request_aborted", /the connection ended before all \d+ bytes of .* had come/);
+  });
+});
+
 describe.each(WAYS)("%s", (way) => {
   it("is accepted with what it holds, and its jobs go to every rank", async () => {
     const push = await world.open();
