@@ -2,19 +2,34 @@
 // looks whether the rank holds what it should.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { type Registration, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
+import { livingElsewhere, type Registration, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import type { LiveArena, RankState } from "../orchestrator/reloads/protocol/state.js";
 import { catchUpIfBehind } from "./catch-up.js";
 import { type Rank, tellArena, undoOf } from "./rank.js";
 
 /** The rank is taken for gone this long after its last sign of life, by Redis's clock. */
 const LEASE_MS = 5_000;
+const LOOK_EVERY_MS = 100;
 
-/** Lease first, so that the registration is of a living rank. */
-export async function joinFleet(rank: Rank): Promise<void> {
-  const { fleet, key, incarnation, arena } = rank;
-  await rank.store.renewLease(fleet, key, incarnation, LEASE_MS);
-  await rank.store.transact(fleet, (draft, context) => {
+/**
+ * A start's registration. Where another worker's lease is valid and its arena elsewhere, that one may have died a moment ago: so
+ * this waits for at most a lease's time, and then registers or says who lives (P9).
+ */
+export async function joinAtStart(rank: Rank, takeOver: boolean, delay: (ms: number) => Promise<void>): Promise<void> {
+  for (let since: number | null = null; !takeOver; await delay(LOOK_EVERY_MS)) {
+    const known = await rank.store.readOutline(rank.fleet);
+    if (known === null || livingElsewhere(known.state, rank, known.context) === null) break;
+    since ??= known.context.now;
+    if (known.context.now - since > LEASE_MS) break;
+  }
+  await joinFleet(rank, takeOver);
+}
+
+/** Registration and lease are one write: a refused worker has not touched the other's lease. */
+async function joinFleet(rank: Rank, takeOver: boolean): Promise<void> {
+  const { fleet, key, incarnation, lock, arena } = rank;
+  await rank.store.transact(fleet, (draft, context, beside) => {
+    beside.lease = { rank: key, incarnation, ttlMs: LEASE_MS };
     const registration: Registration = {
       key,
       replica: rank.replica,
@@ -33,6 +48,8 @@ export async function joinFleet(rank: Rank): Promise<void> {
       highestEpoch: rank.staging.ledger().highestEpoch,
       arenaPath: arena.livePath,
       controlPath: arena.controlPath,
+      lock,
+      takeOver,
       trouble: null,
     };
     register(draft, registration, context);
@@ -44,7 +61,7 @@ export async function beat(rank: Rank): Promise<void> {
   const known = await rank.store.readOutline(rank.fleet);
   const registered = known?.state.ranks[rank.key];
   if (known === null || registered === undefined || registered.redisRunId !== known.context.redisRunId) {
-    return joinFleet(rank); // Redis has come back (P13)
+    return joinFleet(rank, false); // Redis has come back (P13)
   }
   if (registered.incarnation !== rank.incarnation) {
     throw new LayercastError("rank_lost", `another incarnation of rank ${rank.key} has registered`, { rank: rank.key });

@@ -9,7 +9,9 @@ import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js
 
 const DRAIN_DEADLINE_MS = 30_000;
 
-export async function runWorker(options: Omit<WorkerOptions, "log" | "onFatal">): Promise<void> {
+export async function runWorker(
+  options: Omit<WorkerOptions, "log" | "onFatal" | "device"> & { device: string },
+): Promise<void> {
   const log = createLog({
     name: "worker",
     logLevel: readLogLevel(process.env),
@@ -41,9 +43,9 @@ export async function runWorker(options: Omit<WorkerOptions, "log" | "onFatal">)
   };
   const { redisUrl } = options;
   try {
-    requireDevice(loadNative(), options.device);
+    const device = requireDevice(loadNative(), options.device);
     await waitForRedis(redisUrl, (error) => log.warn({ err: error }, "redis"));
-    worker = await startWorker({ ...options, log, onFatal });
+    worker = await startWorker({ ...options, device, log, onFatal });
   } catch (error) {
     throw explainStart(redisUrl, error);
   }

@@ -5,6 +5,13 @@ import { type Device, isNativeError, type NativeCore } from "../native/native.js
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { type Holders, openHolders } from "./holder.js";
 
+/** Opened once for a process's whole life: on a GPU each opening makes lanes and their buffers of its own. */
+export interface RequestedDevice {
+  /** `cpu` or `cuda:N`. */
+  name: string;
+  device: Device;
+}
+
 export interface RankDevice {
   device: Device;
   holders: Holders | null;
@@ -15,16 +22,14 @@ const HOLD_MS = 60_000;
 /** A holder that looks whether it is still needed has the file alone for a moment. */
 const ALIVE_WITHIN_MS = 5_000;
 
-/** `cpu` or `cuda:N`; throws `invalid_request` with the reason when it is not there. */
-/** Throws what a worker's settings have wrong, before it waits for anything. */
-export function requireDevice(core: NativeCore, name: string): Device {
+/** Throws `invalid_request` with the reason when it is not there: what settings have wrong is said before anything is waited for. */
+export function requireDevice(core: NativeCore, name: string): RequestedDevice {
   if (name !== "cpu" && !name.startsWith("cuda")) throw refusal(name, "give cpu, or cuda:0 for the first GPU");
-  return open(core, name);
+  return { name, device: open(core, name) };
 }
 
-export function openRankDevice(core: NativeCore, name: string, directory: string): RankDevice {
+export function openRankDevice(core: NativeCore, { name, device }: RequestedDevice, directory: string): RankDevice {
   const [, ordinal] = /^cuda(?::(\d+))?$/.exec(name) ?? [];
-  const device = requireDevice(core, name);
   if (name === "cpu") return { device, holders: null };
   const alivePath = join(directory, "alive");
   core.shareLock(alivePath, ALIVE_WITHIN_MS);

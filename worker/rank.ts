@@ -36,6 +36,8 @@ export interface Rank {
   /** One life of this process. */
   incarnation: string;
   host: string;
+  /** The file that this process has locked, as the kernel knows it. */
+  lock: string;
   device: string;
   /** The release that this process runs. */
   version: string;

@@ -4,7 +4,7 @@
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { FleetMessage } from "../orchestrator/contract/fleet-message.js";
 import { catchUp } from "./catch-up.js";
-import { beat, joinFleet } from "./heartbeat.js";
+import { beat, joinAtStart } from "./heartbeat.js";
 import { heedFleet } from "./heed-fleet.js";
 import type { Rank } from "./rank.js";
 
@@ -12,6 +12,7 @@ import type { Rank } from "./rank.js";
 export interface Surroundings {
   /** Calls again and again, until the returned function is called. */
   every(ms: number, call: () => void): () => void;
+  delay(ms: number): Promise<void>;
   /** The fleet's messages, as good as they come. */
   onMessage(heed: (message: FleetMessage) => void): Promise<void>;
   /** The process must end. */
@@ -20,10 +21,17 @@ export interface Surroundings {
 
 const HEARTBEAT_MS = 1_000;
 
-/** Resolves when the rank may take jobs, with what ends its heartbeat. */
-export async function serve(rank: Rank, { every, onMessage, onFatal }: Surroundings): Promise<() => void> {
+/**
+ * Resolves when the rank may take jobs, with what ends its heartbeat. Throws `invalid_request` where another worker holds the rank
+ * and is alive, unless this one is to take it over.
+ */
+export async function serve(
+  rank: Rank,
+  takeOver: boolean,
+  { every, delay, onMessage, onFatal }: Surroundings,
+): Promise<() => void> {
   const warn = (what: string) => (error: unknown) => rank.log.warn({ err: error }, what);
-  await joinFleet(rank);
+  await joinAtStart(rank, takeOver, delay);
   const stop = every(HEARTBEAT_MS, () => {
     beat(rank).catch((error: unknown) => {
       if (error instanceof LayercastError && error.code === "rank_lost") onFatal(error.message);

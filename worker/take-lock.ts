@@ -4,6 +4,7 @@
 // PID namespace: elsewhere its number is some other process, perhaps this one.
 
 import { statSync, utimesSync } from "node:fs";
+import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { NativeCore } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
@@ -70,6 +71,12 @@ export async function takeLock(options: TakeLockOptions, host: LockHost = thisHo
     }
     await host.delay(POLL_MS);
   }
+}
+
+/** The file itself, whatever it is called: two containers of one host may have other directories at one path. */
+export function identifyLock(path: string): string {
+  const { dev, ino } = statSync(path, { bigint: true });
+  return `${ownIdentity()?.boot ?? hostname()}:${dev}:${ino}`;
 }
 
 /** Shows signs of life for whoever waits for the lock; returns what ends them. */

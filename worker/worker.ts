@@ -9,6 +9,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { type Job, Worker } from "bullmq";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
@@ -32,7 +33,7 @@ import { isOfThisBoot, noteBoot } from "./arena-boot.js";
 import { openSources } from "./host-sources.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
-import { leavingWithDevice, openRankDevice } from "./open-device.js";
+import { leavingWithDevice, openRankDevice, type RequestedDevice } from "./open-device.js";
 import { pinRepeatedSources } from "./pin-sources.js";
 import type { ProcessIdentity } from "./process-identity.js";
 import { keepIntakes, type RankPushes } from "./push/rank-pushes.js";
@@ -42,7 +43,10 @@ import { runJob } from "./run-job.js";
 import { serve } from "./serve.js";
 import { serveExports } from "./serve-exports.js";
 import { openStagingOwner } from "./staging.js";
-import { showLife, takeLock } from "./take-lock.js";
+import { identifyLock, showLife, takeLock } from "./take-lock.js";
+
+/** Whom a worker replaces though it is alive: who holds its arena; or also who holds its rank with another arena. */
+type TakeOver = "arena" | "rank";
 
 export interface WorkerOptions {
   fleet: string;
@@ -51,10 +55,9 @@ export interface WorkerOptions {
   rank: number;
   tensorParallelSize: number;
   expertParallel: boolean;
-  device: string;
+  device: RequestedDevice;
   runDir: string;
-  /** End whoever holds this rank's arena, though it is alive. */
-  takeOver: boolean;
+  takeOver: TakeOver | null;
   redisUrl: string;
   log: Logger;
   /** The process must end: another incarnation has taken over, or a native thread is stuck. */
@@ -84,11 +87,12 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     connection.on("error", (error) => log.warn({ err: error }, "redis"));
   }
   const rank = await openRank(options, redis);
-  const stopBeating = await serve(rank, {
+  const stopBeating = await serve(rank, options.takeOver === "rank", {
     every(ms, call) {
       const timer = setInterval(call, ms);
       return () => clearInterval(timer);
     },
+    delay,
     onMessage: (heed) => listen(subscriber, heed),
     onFatal,
   });
@@ -125,7 +129,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   spreadFileMode(directory);
   const lockPath = join(directory, "lock");
   const onEnding = (holder: ProcessIdentity) => log.warn({ holder }, "ending the process that holds this arena");
-  await takeLock({ core, path: lockPath, takeOver: options.takeOver, onEnding });
+  await takeLock({ core, path: lockPath, takeOver: options.takeOver !== null, onEnding });
   const stopShowingLife = showLife(lockPath);
   const scope = key.replace("/", "-");
   await faultPoint("worker.starting", scope);
@@ -162,7 +166,8 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     rank,
     incarnation,
     host: hostname(),
-    device: options.device,
+    lock: identifyLock(lockPath),
+    device: options.device.name,
     version: VERSION,
     replicas: options.replicas,
     tensorParallelSize: options.tensorParallelSize,

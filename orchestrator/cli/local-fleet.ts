@@ -181,7 +181,7 @@ export function workerArgs(
   const device = options.device === "cuda" ? `cuda:${replica * options.tp + rank}` : options.device;
   const size = ["--tp", String(options.tp), ...(options.ep === true ? ["--ep"] : [])];
   // The run directory is this process's alone: a worker that it did not start is a leftover of an owner before.
-  const rest = [...size, "--device", device, "--run-dir", runDir, "--take-over"];
+  const rest = [...size, "--device", device, "--run-dir", runDir, "--take-over", "arena"];
   return ["worker", "--fleet", options.fleet, ...place, ...rest];
 }
 

@@ -1,7 +1,7 @@
 // `layercast worker`: one rank of one replica on one device, until a signal ends it.
 
 import { resolve } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { type LogLevel, readRedisUrl } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
 import { useFileMode } from "../file-mode.js";
@@ -25,7 +25,7 @@ export interface WorkerCommandOptions {
   ep?: true;
   device: string;
   runDir: string;
-  takeOver?: true;
+  takeOver?: "arena" | "rank";
   fileMode: string;
   logLevel: LogLevel;
 }
@@ -46,7 +46,7 @@ export function addWorker(program: Command, context: CommandContext): void {
     .addOption(expertParallelOption())
     .option("--device <device>", "what it runs on: cpu, or cuda:N for a GPU of this host", "cpu")
     .option("--run-dir <directory>", "where arenas lie", DEFAULT_RUN_DIR)
-    .option("--take-over", "end a worker that holds this rank's arena, though it is alive")
+    .addOption(takeOverOption())
     .addOption(fileModeOption())
     .addOption(logLevelOption())
     .action(async (options: WorkerCommandOptions) => {
@@ -54,12 +54,21 @@ export function addWorker(program: Command, context: CommandContext): void {
       await refusingWrongUse(context, async () => {
         refusePlaceOutside(options);
         const redisUrl = readRedisUrl(context.terminal.env);
-        const { tp, ep = false, takeOver = false, fileMode, ...place } = options;
+        const { tp, ep = false, takeOver = null, fileMode, ...place } = options;
         useFileMode(fileMode);
         const runDir = resolve(options.runDir);
         await runWorker({ ...place, tensorParallelSize: tp, expertParallel: ep, takeOver, runDir, redisUrl });
       });
     });
+}
+
+function takeOverOption(): Option {
+  return new Option(
+    "--take-over [what]",
+    "replace a living worker: arena, the one of this run directory; rank (the default), also one with another",
+  )
+    .choices(["arena", "rank"])
+    .preset("rank");
 }
 
 /** A rank that no plan has would be alive, and of no use, for as long as its process lives. */

@@ -32,7 +32,10 @@ export interface FleetStore {
   fleets(): Promise<string[]>;
   /** Called with every state that this store has written, and the reloads that entered another state with it. */
   onWritten(listener: (state: FleetState, entered: ReloadRecord[]) => void): void;
-  /** Says that the incarnation lives, for `ttlMs` from now by Redis's clock. */
+  /**
+   * Says that the incarnation lives, for `ttlMs` from now by Redis's clock. Does nothing where another one has the rank's lease,
+   * valid or not: that one has been given it with its registration.
+   */
   renewLease(fleet: string, rank: RankKey, incarnation: string, ttlMs: number): Promise<void>;
 }
 
@@ -57,6 +60,9 @@ for _, lease in ipairs(write.leases) do
 end
 redis.call('HSET', KEYS[1], 'version', write.version + 1, 'state', write.state, 'outline', write.outline)
 redis.call('SADD', KEYS[3], write.fleet)
+for _, lease in ipairs(write.grant) do
+  redis.call('HSET', KEYS[2], lease.rank, lease.incarnation .. '|' .. string.format('%d', now + lease.ttlMs))
+end
 for _, entry in ipairs(write.reloadIndex) do redis.call('ZADD', KEYS[4], entry.at, entry.id) end
 for _, entry in ipairs(write.set) do redis.call('SET', entry.key, entry.value) end
 for _, field in ipairs(write.fields) do redis.call('HSET', field.key, field.field, field.value) end
@@ -91,6 +97,8 @@ redis.call('SREM', KEYS[3], ARGV[1])
 const LEASE_SCRIPT = `
 local time = redis.call('TIME')
 local expires = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
+local incarnation = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(.-)|')
+if incarnation and incarnation ~= ARGV[2] then return end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. '|' .. string.format('%d', expires))
 `;
 

@@ -2,7 +2,7 @@
 // to whoever listens. Pure; the fleet store writes it in one script, if nobody was faster.
 
 import type { FleetMessage } from "../contract/fleet-message.js";
-import { CHANNELS, KEYS } from "../contract/jobs.js";
+import { CHANNELS, KEYS, type RankKey } from "../contract/jobs.js";
 import { advance, nextStep } from "./protocol/advance.js";
 import { hookDue } from "./protocol/engine-transitions.js";
 import { heldBy } from "./protocol/reload-transitions.js";
@@ -22,6 +22,14 @@ export interface Beside {
   set: { key: string; value: string }[];
   reloadIndex: { id: string; at: number }[];
   reloadFields: { id: string; field: string; value: string }[];
+  /** A lease that begins with the write; what follows from the transition counts it as valid. */
+  lease: LeaseGrant | null;
+}
+
+export interface LeaseGrant {
+  rank: RankKey;
+  incarnation: string;
+  ttlMs: number;
 }
 
 export type Transition<Result> = (draft: FleetState, context: Context, beside: Beside) => Result;
@@ -33,6 +41,8 @@ export interface FleetWrite {
   version: number;
   redisRunId: string;
   leases: { rank: string; incarnation: string }[];
+  /** Written with the rest; at most one. */
+  grant: LeaseGrant[];
   /** The new FleetState, JSON. */
   state: string;
   /** The same with no reload but the active one. */
@@ -62,12 +72,19 @@ export function applyTransition<Result>(
 ): Applied<Result> {
   const text = JSON.stringify(before);
   const after = JSON.parse(text) as FleetState;
-  const beside: Beside = { stored, set: [], reloadIndex: [], reloadFields: [] };
+  const beside: Beside = { stored, set: [], reloadIndex: [], reloadFields: [], lease: null };
   const result = transition(after, context, beside);
-  advance(after, context);
-  if (JSON.stringify(after) === text) return { result, after, write: null, entered: [] };
+  advance(after, withLease(context, beside.lease));
+  if (JSON.stringify(after) === text && beside.lease === null) return { result, after, write: null, entered: [] };
   after.version += 1;
   return { result, after, ...describeWrite(before, after, context, beside) };
+}
+
+function withLease(context: Context, lease: LeaseGrant | null): Context {
+  if (lease === null) return context;
+  const leaseValid: Context["leaseValid"] = (rank, incarnation) =>
+    rank === lease.rank ? incarnation === lease.incarnation : context.leaseValid(rank, incarnation);
+  return { ...context, leaseValid };
 }
 
 /** The state without ended reloads, every changed record, an event for every new warning and every state entered. */
@@ -94,7 +111,8 @@ function describeWrite(
     redisRunId: context.redisRunId,
     state: JSON.stringify({ ...after, reloads: Object.fromEntries(unfinished) }),
     outline: JSON.stringify(outlineOf(after)),
-    leases: reliedOnLeases(after, entered),
+    leases: reliedOnLeases(after, entered).filter(({ rank }) => rank !== beside.lease?.rank),
+    grant: beside.lease === null ? [] : [beside.lease],
     reloadIndex: beside.reloadIndex,
     set: beside.set,
     fields,

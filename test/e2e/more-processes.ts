@@ -46,6 +46,7 @@ export function goOn(cluster: Cluster, { pid }: MoreProcess): void {
 
 export function startWorker(cluster: Cluster, rank: number, ...more: string[]): MoreProcess & { child: ChildProcess } {
   const place = ["--fleet", cluster.fleet, "--rank", String(rank), "--tp", String(cluster.tp)];
+  // Of two --run-dir the last counts.
   const { child, end } = start(cluster, ["worker", ...place, "--run-dir", cluster.runDir, ...more]);
   return { pid: child.pid ?? 0, child, end };
 }

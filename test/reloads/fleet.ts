@@ -71,7 +71,7 @@ export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
     join: (rank, incarnation, live) => fleet.joinAs(0, rank, incarnation, live),
     joinAs(replica, rank, incarnation, live = { state: "empty", generation: 0, held: null }) {
       const key = rankKey(replica, rank);
-      const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
+      const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", lock: key, trouble: null };
       const registration = {
         key,
         replica,
@@ -84,6 +84,7 @@ export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
         replicas,
         tensorParallelSize,
         expertParallel: false,
+        takeOver: false,
       };
       fleet.apply((draft, context) => register(draft, registration, context));
     },

@@ -266,11 +266,45 @@ describe("P8: joining", () => {
     expect(fleet.state).toEqual(before);
   });
 
+  it("a rank that a living worker holds with another arena is refused, and that worker is named; nothing has changed", () => {
+    const fleet = testFleet();
+    fleet.commit("a");
+    const before = structuredClone(fleet.state);
+    const other = { ...registration(), tensorParallelSize: 2, lock: "elsewhere", host: "h2" };
+    expect(() => fleet.apply((draft, context) => register(draft, other, context))).toThrow(
+      expect.objectContaining({
+        code: "invalid_request",
+        message: expect.stringMatching(/^Worker process 1 on h holds rank 0\/0 .* is alive\. .*--take-over\.$/),
+      }),
+    );
+    expect(fleet.state).toEqual(before);
+    expect(fleet.state.routable).toBe(true);
+  });
+
+  it.each([
+    ["with the same lock, though its host has another name", { host: "h2" }, false],
+    ["with another arena, when it is told to take over", { lock: "elsewhere", takeOver: true }, false],
+    ["with another arena, when the lease of the one before is over", { lock: "elsewhere" }, true],
+  ])("a rank is registered anew %s", (_, more, isOver) => {
+    const fleet = testFleet();
+    if (isOver) fleet.expired.add("0.1");
+    const next = { ...registration(), tensorParallelSize: 2, ...more };
+    fleet.apply((draft, context) => register(draft, next, context));
+    expect(fleet.state.ranks["0/0"]?.incarnation).toBe("0.9");
+    expect(fleet.state.ranks["0/0"]).not.toHaveProperty("takeOver");
+  });
+
   it("whether experts are whole by rank is part of the topology; a document that does not say means they are cut", () => {
     const fleet = testFleet();
     const join = (rank: number, expertParallel: boolean) => () =>
       fleet.apply((draft, context) => {
-        const place = { ...registration(), key: rankKey(0, rank), rank, incarnation: `${rank}.9` };
+        const place = {
+          ...registration(),
+          key: rankKey(0, rank),
+          rank,
+          incarnation: `${rank}.9`,
+          lock: rankKey(0, rank),
+        };
         register(draft, { ...place, tensorParallelSize: 2, expertParallel }, context);
       });
     expect(isExpertParallel(fleet.state)).toBe(false);
@@ -422,6 +456,17 @@ describe("coalesce latest", () => {
 function registration() {
   const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null };
   const live = { state: "empty" as const, generation: 0, held: null };
+  const claim = { lock: "0/0", takeOver: false };
   const fleet = { replicas: 1, expertParallel: false, highestEpoch: 0 };
-  return { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.9", live, undo: null, ...place, ...fleet };
+  return {
+    key: "0/0" as const,
+    replica: 0,
+    rank: 0,
+    incarnation: "0.9",
+    live,
+    undo: null,
+    ...place,
+    ...claim,
+    ...fleet,
+  };
 }

@@ -37,6 +37,9 @@ export function commit(contents: Contents, write: FleetWrite, redisRunId: string
     if (held?.incarnation !== incarnation || held.expires < now) return false;
   }
   contents.fleets.set(write.fleet, { version: write.version + 1, state: write.state, outline: write.outline });
+  for (const { rank, incarnation, ttlMs } of write.grant) {
+    inner(contents.leases, write.fleet).set(rank, { incarnation, expires: now + ttlMs });
+  }
   for (const { id, at } of write.reloadIndex) contents.reloadIndex.set(id, at);
   for (const { key, value } of write.set) contents.values.set(key, value);
   for (const { key, field, value } of write.fields) inner(contents.fields, key).set(field, value);
@@ -53,6 +56,7 @@ export function renewLease(
   incarnation: string,
   expires: number,
 ): void {
+  if ((contents.leases.get(fleet)?.get(rank)?.incarnation ?? incarnation) !== incarnation) return;
   inner(contents.leases, fleet).set(rank, { incarnation, expires });
 }
 

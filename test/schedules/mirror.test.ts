@@ -29,6 +29,7 @@ function randomWrite(random: Random, version: number, redisRunId: string): Fleet
     version: random.chance(0.8) ? version : version + random.pick([-1, 1]),
     redisRunId: random.chance(0.9) ? redisRunId : "another life",
     leases: random.chance(0.5) ? [] : RANKS.map((rank) => ({ rank, incarnation: random.pick(["a", "a", "a", "b"]) })),
+    grant: some(() => ({ rank: random.pick(RANKS), incarnation: random.pick(["a", "b"]), ttlMs: FAR_MS })),
     state: JSON.stringify({ ...newFleet(FLEET), version: version + 1, sequence: random.between(0, 99) }),
     outline: JSON.stringify({ ...newFleet(FLEET), version: version + 1 }),
     reloadIndex: some(() => ({ id: id(), at: random.between(0, 1_000) })),

@@ -39,8 +39,9 @@ export function startRank(
   sim.processes.set(incarnation, process);
   const begin = async () => {
     const part = await openPart(sim, process, replica, rank, incarnation, beforeLiveWrite);
-    await serve(part, {
+    await serve(part, false, {
       every: (ms, call) => sim.world.every(process, ms, call),
+      delay: (ms) => sim.world.event(process, () => {}, { notBefore: sim.world.now + ms }),
       onMessage: (heed) =>
         ask(sim, process, () => {
           sim.subscribers.set(process, heed);
@@ -118,6 +119,7 @@ async function openPart(
     expertParallel: false,
     incarnation,
     host: `host ${key}`,
+    lock: `lock ${key}`,
     device: "cpu",
     version: "0",
     core,

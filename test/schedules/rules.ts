@@ -1,6 +1,7 @@
 // The protocol's rules, each with the change of the sources that switches it off. The schedules must then find something
 // wrong; a rule that they do not miss is either not needed or not tested. One is missed too seldom to wait for: that a hook call
-// speaks for its own stop only. Without it a law of test/reloads/hooks.test.ts fails.
+// speaks for its own stop only. Without it a law of test/reloads/hooks.test.ts fails. One they cannot miss, as each rank of theirs has
+// one arena: that a worker with another does not displace a living one (P9). Laws of test/worker/heartbeat.test.ts fail without it.
 
 import type { Patch } from "../compile.js";
 

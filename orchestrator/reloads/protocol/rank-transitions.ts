@@ -22,12 +22,20 @@ export type Registration = Omit<RankState, "redisRunId"> & {
   expertParallel: boolean;
   /** That it has ever worked for; lower ones it refuses. */
   highestEpoch: number;
+  lock: string;
+  /** Displaces a living worker that has its arena elsewhere. */
+  takeOver: boolean;
 };
 
-/** A new incarnation of a rank; whatever was there before it is over. The fleet is not routable until it shows its weights (P8). */
+/**
+ * A new incarnation of a rank; whatever was there before it is over. The fleet is not routable until it shows its weights (P8).
+ * Throws `invalid_request` where a living worker has the rank and its arena elsewhere (P9).
+ */
 export function register(state: FleetState, registration: Registration, context: Context): void {
-  const { replicas, tensorParallelSize, expertParallel, highestEpoch, ...rank } = registration;
+  const { replicas, tensorParallelSize, expertParallel, highestEpoch, takeOver, ...rank } = registration;
   refuseOutside(registration);
+  const living = livingElsewhere(state, registration, context);
+  if (living !== null && !takeOver) throw isHeld(state, living);
   agreeOnTopology(state, rank.key, { replicas, tensorParallelSize, expertParallel }, context);
   const before = state.ranks[rank.key];
   const isNew = before?.incarnation !== rank.incarnation;
@@ -37,6 +45,29 @@ export function register(state: FleetState, registration: Registration, context:
   state.ranks[rank.key] = { ...rank, redisRunId: context.redisRunId };
   if (rank.live.held !== null) recognize(state, rank.live, rank.live.held, context.now);
   state.epoch = Math.max(state.epoch, highestEpoch);
+}
+
+/**
+ * The worker that holds the rank, where its lease is valid and it has locked another file. One that had locked the same file is
+ * over: the new one has the lock.
+ */
+export function livingElsewhere(
+  state: FleetState,
+  { key, incarnation, lock }: Pick<Registration, "key" | "incarnation" | "lock">,
+  context: Context,
+): RankState | null {
+  const holder = state.ranks[key];
+  if (holder === undefined || holder.incarnation === incarnation || holder.lock === lock) return null;
+  return context.leaseValid(key, holder.incarnation) ? holder : null;
+}
+
+function isHeld({ fleet }: FleetState, { key, host, pid, arenaPath }: RankState): LayercastError {
+  return new LayercastError(
+    "invalid_request",
+    `Worker process ${pid} on ${host} holds rank ${key} of fleet ${fleet}, with its arena at ${arenaPath}, and is alive. ` +
+      "Stop that worker first, correct --rank, --replica, --fleet or --run-dir, or replace that worker with --take-over.",
+    { fleet, rank: key, host, pid, path: arenaPath },
+  );
 }
 
 /**

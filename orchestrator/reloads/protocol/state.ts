@@ -36,6 +36,8 @@ export interface RankState {
   redisRunId: string;
   arenaPath: string;
   controlPath: string;
+  /** The file that its process has locked, as the kernel knows it: two arenas never share it. A record of an earlier version does not say. */
+  lock?: string;
   /** Why it cannot catch up with what the fleet holds. */
   trouble: ErrorReport | null;
 }

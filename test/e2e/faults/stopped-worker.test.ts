@@ -60,10 +60,14 @@ describeFaults("a worker that stands still while its replacement starts", { tp: 
 });
 
 describeFaults("a worker that is alive", { tp: 2 }, (fleet) => {
-  it("keeps its arena when another is started for its rank, and that one says what to do", async () => {
+  it.each([
+    ["its arena when another is started for its rank", []],
+    ["its rank when another is started for it with another directory", ["--run-dir", "other"]],
+  ])("keeps %s, and that one says what to do", async (_, [flag, name]) => {
     const { cluster } = fleet;
     const pid = cluster.pidOf("worker 0/1");
-    const second = startWorker(cluster, 1);
+    cluster.lines.length = 0;
+    const second = startWorker(cluster, 1, ...(flag && name ? [flag, join(cluster.directory, name)] : []));
     await once(second.child, "exit");
     expect(second.child.exitCode).toBe(2);
     expect(cluster.lines.some((line) => line.includes(`Worker process ${pid}`) && line.includes("--take-over"))).toBe(

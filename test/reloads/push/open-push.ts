@@ -280,10 +280,13 @@ function* inChunks(bytes: Uint8Array): Generator<Buffer> {
 async function joinAnew({ store }: ReloadDeps, rank: number): Promise<void> {
   const key = RANKS[rank] ?? rankKey(0, rank);
   const incarnation = `${rank}.${randomUUID().slice(0, 8)}`;
-  await store.renewLease(FLEET, key, incarnation, LEASE_MS);
   const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null, undo: null };
+  const claim = { lock: key, takeOver: false };
   const topology = { replicas: 1, tensorParallelSize: RANKS.length, expertParallel: false };
   const live = { state: "empty" as const, generation: 0, held: null };
-  const registration = { key, replica: 0, rank, incarnation, live, highestEpoch: 0, ...place, ...topology };
-  await store.transact(FLEET, (draft, context) => register(draft, registration, context));
+  const registration = { key, replica: 0, rank, incarnation, live, highestEpoch: 0, ...place, ...topology, ...claim };
+  await store.transact(FLEET, (draft, context, beside) => {
+    beside.lease = { rank: key, incarnation, ttlMs: LEASE_MS };
+    register(draft, registration, context);
+  });
 }
