@@ -24,9 +24,13 @@ DIGITS = 6
 
 def main() -> None:
     settings = parse()
-    # Its processes inherit these. The last has versions before 0.28 keep weights of an engine of stock as they are, as ours does.
+    # Its processes inherit these.
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_SGL_KERNEL="0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if settings.engine == "stock":
+        # In this process, where it can be kept from packing its weights, as an engine out of an arena is.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        use_plain_kernels()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints is no part of the answer
     started = time.monotonic()
@@ -44,11 +48,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--run-dir")
     parser.add_argument("--quantization")
-    parser.add_argument("--quantization-config", type=json.loads)
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--extra", type=json.loads, default={}, help="more of --model-loader-extra-config")
+    parser.add_argument("--engine-args", type=json.loads, default={}, help="more of vLLM's arguments")
     return parser.parse_args()
+
+
+def use_plain_kernels() -> None:
+    from layercast.vllm import compat
+
+    if compat.is_cpu():
+        compat.use_plain_cpu_kernels()
 
 
 def make_engine(settings: argparse.Namespace) -> tuple[Any, str]:
@@ -60,8 +71,6 @@ def make_engine(settings: argparse.Namespace) -> tuple[Any, str]:
         more.update(load_format="layercast", model_loader_extra_config=extra)
     if settings.quantization is not None:
         more["quantization"] = settings.quantization
-    if settings.quantization_config is not None:
-        more["quantization_config"] = settings.quantization_config
     engine = vllm.LLM(
         model=settings.model,
         dtype="bfloat16",
@@ -72,6 +81,7 @@ def make_engine(settings: argparse.Namespace) -> tuple[Any, str]:
         disable_log_stats=True,
         tensor_parallel_size=settings.tensor_parallel_size,
         **more,
+        **settings.engine_args,
     )
     return engine, vllm.__version__
 
