@@ -25,10 +25,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from layercast.control_page import PageFile
-from layercast.vllm.compat_core import put_gate_between_steps
+from layercast.vllm.compat_core import collect_failures_of_ranks, put_gate_between_steps
 from layercast.vllm.gate import Gate, RankPlace
 from layercast.vllm.messages import Hello
 from layercast.vllm.seat import RankSeat, current_seat, take_seat
+from layercast.vllm.weight_update import Followed, UpdateInfo
 
 Kind = enum.Enum("Kind", "ADD ABORT UTILITY EXECUTOR_FAILED WAKEUP")
 ShutdownState = enum.IntEnum("ShutdownState", "RUNNING REQUESTED SHUTTING_DOWN")
@@ -45,17 +46,35 @@ def serve_rank(pipe: Connection, directory: Path, rank: int, world: int) -> None
     logging.getLogger("vllm.layercast").setLevel(logging.CRITICAL)
     seat = take_seat(directory, hello("rank", rank, world), timeout_s=10)
     seat.loaded(SimpleNamespace(arena_id=PageFile(directory / "control").read().arena_id), lambda: None)  # type: ignore
+    worker = Worker(seat)
     pipe.send("up")
     while True:
         try:
             function, arguments = pipe.recv()
-            pipe.send(function(seat, *arguments))
+            try:
+                pipe.send((function(worker, *arguments), None))
+            except RuntimeError as error:
+                pipe.send((None, str(error)))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
 
-def step(seat: RankSeat, duration_s: float) -> str | int:
+class Worker:
+    """What a core's calls are given in a rank."""
+
+    def __init__(self, seat: RankSeat) -> None:
+        self.seat = seat
+        self.update = Followed(seat)
+
+    def update_weights(self, limits_s: list[float]) -> None:
+        """With another limit in each rank."""
+        self.update.start()
+        self.update.receive(UpdateInfo("2", limits_s[self.seat.hello.rank]))
+
+
+def step(worker: Worker, duration_s: float) -> str | int:
     """Computes with what lies in the arena: its epoch, or what is wrong with it."""
+    seat = worker.seat
     assert seat is current_seat()
     page = PageFile(seat.directory / "control")
     before = page.generation()
@@ -64,15 +83,6 @@ def step(seat: RankSeat, duration_s: float) -> str | int:
     if not seat.runs or before % 2 == 1 or found is None or page.generation() != before:
         return f"a step began at generation {before} and ended at {page.generation()}, lock held: {seat.runs}"
     return found.epoch
-
-
-def weight_update(seat: RankSeat, rank_to_fail: int) -> None:
-    """Lets a swap happen, as a weight-transfer backend does, and fails in one of the ranks."""
-    with seat.standing_still(timeout_s=10):
-        deadline = time.monotonic() + (0.3 if seat.hello.rank == rank_to_fail else 10)
-        page = PageFile(seat.directory / "control")
-        while page.describe() == "generation 2, epoch 1" and time.monotonic() < deadline:
-            time.sleep(0.001)
 
 
 class Answer(Future[list[Any]]):
@@ -85,7 +95,16 @@ class Answer(Future[list[Any]]):
     def result(self, timeout: float | None = None) -> list[Any]:
         while not self.done():
             oldest = self.executor.asked.popleft()
-            oldest.set_result([pipe.recv() for pipe in self.executor.pipes])
+            found = []
+            for pipe in self.executor.pipes:
+                result, failure = pipe.recv()
+                if failure is not None:
+                    # As vLLM does it: what the other ranks answer stays unread.
+                    oldest.set_exception(RuntimeError(failure))
+                    break
+                found.append(result)
+            else:
+                oldest.set_result(found)
         return super().result()
 
 
@@ -172,7 +191,10 @@ class Core:
             self.scheduler.requests.remove(request)
         elif kind is Kind.UTILITY:
             client, call, name, arguments = request
-            tell(answer=name, result=getattr(self, name)(*arguments))
+            try:
+                tell(answer=name, result=getattr(self, name)(*arguments))
+            except RuntimeError as error:
+                tell(answer=name, failure=str(error))
         elif kind is Kind.EXECUTOR_FAILED:
             raise RuntimeError("Executor failed.")
 
@@ -199,10 +221,6 @@ class Core:
     def report(self) -> dict[str, Any]:
         return {**self.counts, "epochs": self.epochs, "requests": list(self.scheduler.requests), "version": self.weight_version}
 
-    def collective_rpc(self, method: str, rank_to_fail: int) -> list[Any]:
-        answers: list[Any] = self.model_executor.collective_rpc(weight_update, args=(rank_to_fail,))
-        return answers
-
 
 def tell(**what: Any) -> None:
     print(json.dumps(what), flush=True)
@@ -214,7 +232,7 @@ def take_requests(core: Core) -> None:
         if name in ("ADD", "ABORT"):
             core.input_queue.put((Kind[name], arguments[0]))
         elif name == "update_weights":
-            core.input_queue.put((Kind.UTILITY, (0, 0, "collective_rpc", (name, int(arguments[0])))))
+            core.input_queue.put((Kind.UTILITY, (0, 0, "collective_rpc", (name, None, (list(map(float, arguments)),), None))))
         elif name == "fail":
             core.input_queue.put((Kind.EXECUTOR_FAILED, b""))
         else:
@@ -226,6 +244,7 @@ def main() -> None:
     directories = [Path(argument) for argument in sys.argv[2:]]
     logging.getLogger("vllm.layercast").setLevel(logging.CRITICAL)
     core = Core(directories, options.get("step_s", STEP_S), options.get("shutdown_timeout", 0))
+    collect_failures_of_ranks(core)
     places = [RankPlace(directory, hello("core", rank, len(directories))) for rank, directory in enumerate(directories)]
     put_gate_between_steps(Core, lambda one: Gate(one, places, clear_cache=options.get("clear_cache", True)))
 

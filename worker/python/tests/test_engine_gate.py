@@ -311,11 +311,28 @@ class TwoRanks(GateTest):
 
     def test_after_a_weight_update_in_which_one_rank_stayed_behind_it_waits(self) -> None:
         engine = self.engine(clear_cache=True)
-        engine.tell("update_weights 1")
-        self.workers[0].swap(2)
-        self.workers[0].wait_for("trouble")
-        self.workers[1].swap(2)
-        self.workers[1].wait_until_running(2)
+        engine.tell("update_weights 10 0.3")
+        first, second = self.workers
+        # Nobody says stop or go: what the ranks show is enough.
+        first.lock()
+        first.begin(2)
+        first.end("2")
+        first.unlock()
+        self.assertIn("rank 1: Timeout", self.failure_of_update(engine))
+        first.wait_for("trouble")
+        second.swap(2)
+        second.wait_until_running(2)
         report = engine.steps_after_now()
         self.assertEqual(report["epochs"], [1, 2])
         self.assertGreaterEqual(report["resets"], 1)
+
+    def test_a_weight_update_that_ends_without_the_weights_leaves_all_ranks_with_the_old(self) -> None:
+        engine = self.engine()
+        engine.tell("update_weights 0.2 0.1")
+        failure = self.failure_of_update(engine)
+        self.assertIn("rank 0: Timeout", failure)
+        self.assertIn("rank 1: Timeout", failure)
+        self.assertEqual(engine.steps_after_now()["epochs"], [1])
+
+    def failure_of_update(self, engine: Engine) -> str:
+        return str(json.loads(engine.wait_for(lambda line: "collective_rpc" in line, "the update's answer"))["failure"])

@@ -111,6 +111,41 @@ def in_every_rank(core: Core, function: Callable[[Any], Any]) -> list[Any]:
     return begin_in_every_rank(core, function).result()
 
 
+def collect_failures_of_ranks(core: Core) -> None:
+    """
+    Makes a client's call in all ranks wait for all of them, and then fail. vLLM's own raises at the first rank's failure, leaves
+    the answers of the others unread, and takes them for those of the next call: an engine of several ranks ends.
+    """
+
+    def collective_rpc(
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        answers = core.model_executor.collective_rpc(call_in_rank, timeout, (method, tuple(args), kwargs or {}))
+        failures = [f"rank {rank}: {failure}" for rank, (_, failure) in enumerate(answers) if failure is not None]
+        if failures:
+            raise RuntimeError("; ".join(failures))
+        return [result for result, _ in answers]
+
+    # The core looks it up on itself for each call.
+    core.collective_rpc = collective_rpc
+
+
+def call_in_rank(
+    worker: Any, method: str | Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """The result, or what went wrong."""
+    try:
+        if isinstance(method, str):
+            return getattr(worker, method)(*args, **kwargs), None
+        return method(worker, *args, **kwargs), None
+    except Exception as error:
+        log.exception("A call of %s failed in this rank.", method)
+        return None, f"{type(error).__name__}: {error}"
+
+
 def finish_queued_steps(core: Core) -> None:
     """Takes in the steps that ranks were given ahead, sends their tokens, and gives no new one."""
     if not core.batch_queue:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from .compat_core import Core, in_every_rank, put_gate_between_steps
+from .compat_core import Core, collect_failures_of_ranks, in_every_rank, put_gate_between_steps
 from .gate import Gate, RankPlace
 from .identity import engine_hello, rank_directory
 from .seat import ranks_engine
 from .settings import read_settings
+
+# Of `--weight-transfer-config`.
+BACKEND = "layercast"
 
 
 def install() -> None:
@@ -19,6 +22,8 @@ def install() -> None:
 def open_gate(core: Core) -> Gate | None:
     """None for an engine that loaded its own weights."""
     config = core.vllm_config
+    if config.load_config.load_format == "layercast" or getattr(config.weight_transfer_config, "backend", "") == BACKEND:
+        collect_failures_of_ranks(core)
     if config.load_config.load_format != "layercast":
         return None
     settings = read_settings(config.load_config.model_loader_extra_config)

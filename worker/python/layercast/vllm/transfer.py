@@ -15,14 +15,13 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine
 from .. import arena as arenas
 from . import compat
 from .copying import copy_all, plan_copies
+from .core_gate import BACKEND
 from .errors import EngineUnsupported
 from .identity import rank_directory
 from .log import log
 from .seat import current_seat
 from .settings import Settings, read_settings
 from .weight_update import Copied, Followed, UpdateInfo, WeightUpdate, read_update_info
-
-BACKEND = "layercast"
 
 
 def register() -> None:
