@@ -125,10 +125,12 @@ def _take_seat(settings: Settings, vllm_config: Any) -> RankSeat:
 
 
 def _require_device(arena: arenas.Arena, device: Any) -> None:
-    kind, _, ordinal = arena.device.partition(":")
-    if kind != device.type or (ordinal and device.index is not None and int(ordinal) != device.index):
+    import torch
+
+    here = f"cuda:{torch.cuda.current_device()}" if device.type == "cuda" else device.type
+    if arena.device != here:
         raise EngineUnsupported(
-            f"The arena in {arena.directory} is on {arena.device}, this rank of the engine computes on {device}: give both the "
+            f"The arena in {arena.directory} is on {arena.device}, this rank of the engine computes on {here}: give both the "
             "same GPU (CUDA_VISIBLE_DEVICES of the engine, --device of the fleet's workers)."
         )
 
