@@ -16,11 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
+from layercast.vllm.gate import as_one_line
+
 from .engine_worker import WAIT_S, EngineWorker
 from .rank_writer import RankWriter
 
 PYTHON = Path(__file__).parent.parent
 logging.getLogger("vllm.layercast").setLevel(logging.CRITICAL)
+
+
+class Sentences(unittest.TestCase):
+    def test_trouble_is_one_line_that_the_worker_takes(self) -> None:
+        self.assertEqual(as_one_line("Rank 0 cannot run:\n  a\tb\x1b[0m"), "Rank 0 cannot run: a b [0m")
+        self.assertEqual(len(as_one_line("x" * 10_000)), 4096)
 
 
 class Program:

@@ -216,6 +216,7 @@ class Trouble:
         now = time.monotonic()
         if now < self._next:
             return
+        why = as_one_line(why)
         self._next = now + LOG_EVERY_S
         log.error("This engine has stood still for %.1f s. %s", now - self._began, why)
         if self.said != why:
@@ -245,6 +246,11 @@ class EndOfStandingStill:
 
     def left_s(self) -> float:
         return float("inf") if self._at is None else self._at - time.monotonic()
+
+
+def as_one_line(text: str) -> str:
+    """What the link takes for a sentence: no control characters, at most 4096 of all."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())[:4096]
 
 
 def _differ(epochs: list[int]) -> str:
