@@ -237,6 +237,8 @@ def take_requests(core: Core) -> None:
             core.input_queue.put((Kind.EXECUTOR_FAILED, b""))
         else:
             core.input_queue.put((Kind.UTILITY, (0, 0, name, ())))
+    # Whoever started this is gone.
+    os._exit(1)
 
 
 def main() -> None:

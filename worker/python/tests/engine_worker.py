@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class EngineWorker:
