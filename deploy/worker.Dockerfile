@@ -28,8 +28,8 @@ COPY --from=build /app/native/prebuilt ./native/prebuilt
 RUN install -d -o node -g node /var/lib/layercast
 USER node
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# A worker touches its rank's lock file each second. Where ranks share the volume, check the one's own file.
+# A worker touches its rank's file `registered` each second while Redis takes its sign of life. Where ranks share the volume, check the one's own file.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s \
-  CMD ["sh", "-c", "test -n \"$(find /var/lib/layercast -name lock -newermt '-15 seconds')\""]
+  CMD ["sh", "-c", "test -n \"$(find /var/lib/layercast -name registered -newermt '-15 seconds')\""]
 ENTRYPOINT ["node", "dist/orchestrator/cli/main.js"]
 CMD ["worker", "--rank", "0", "--tp", "1", "--run-dir", "/var/lib/layercast"]

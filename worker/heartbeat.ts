@@ -54,6 +54,7 @@ async function joinFleet(rank: Rank, takeOver: boolean): Promise<void> {
     };
     register(draft, registration, context);
   });
+  rank.showRegistered();
 }
 
 /** One sign of life. Throws `rank_lost` when another incarnation has registered: then this process must end. */
@@ -67,6 +68,7 @@ export async function beat(rank: Rank): Promise<void> {
     throw new LayercastError("rank_lost", `another incarnation of rank ${rank.key} has registered`, { rank: rank.key });
   }
   await rank.store.renewLease(rank.fleet, rank.key, rank.incarnation, LEASE_MS);
+  rank.showRegistered();
   if (known.state.active === null && isUntold(registered, rank.arena.liveState())) await tellArena(rank, null);
   await catchUpIfBehind(rank, known.state);
 }

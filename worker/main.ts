@@ -5,12 +5,13 @@ import { readLogLevel } from "../orchestrator/config.js";
 import { createLog } from "../orchestrator/log.js";
 import { explainStart, waitForRedis } from "../orchestrator/redis-start.js";
 import { requireDevice } from "./open-device.js";
+import { openRegisteredFile } from "./registered-file.js";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js";
 
 const DRAIN_DEADLINE_MS = 30_000;
 
 export async function runWorker(
-  options: Omit<WorkerOptions, "log" | "onFatal" | "device"> & { device: string },
+  options: Omit<WorkerOptions, "log" | "onFatal" | "device" | "registered"> & { device: string },
 ): Promise<void> {
   const log = createLog({
     name: "worker",
@@ -42,10 +43,13 @@ export async function runWorker(
     process.exit(1);
   };
   const { redisUrl } = options;
+  const registered = openRegisteredFile(options);
+  // What a process before has left would be taken for this one's while it waits for Redis.
+  registered.remove();
   try {
     const device = requireDevice(loadNative(), options.device);
     await waitForRedis(redisUrl, (error) => log.warn({ err: error }, "redis"));
-    worker = await startWorker({ ...options, device, log, onFatal });
+    worker = await startWorker({ ...options, device, registered, log, onFatal });
   } catch (error) {
     throw explainStart(redisUrl, error);
   }

@@ -59,6 +59,8 @@ export interface Rank {
   catchingUp: Promise<void> | null;
   /** From then on a successor does not wait longer for this process than it must. */
   stopShowingLife(): void;
+  /** Redis has taken the registration, or a sign of life. */
+  showRegistered(): void;
   /** The progress of the reload at hand; a new reload begins a new one. */
   report(owner: Owner, plan: LoadedPlan): ProgressReport;
 }

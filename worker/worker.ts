@@ -8,7 +8,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { hostname } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Job, Worker } from "bullmq";
 import type { Redis } from "ioredis";
@@ -39,6 +39,7 @@ import type { ProcessIdentity } from "./process-identity.js";
 import { keepIntakes, type RankPushes } from "./push/rank-pushes.js";
 import { type Rank, reportKeeper } from "./rank.js";
 import { HOST_FILES, openRankArena } from "./rank-arena.js";
+import { type RegisteredFile, rankDirectory } from "./registered-file.js";
 import { runJob } from "./run-job.js";
 import { serve } from "./serve.js";
 import { serveExports } from "./serve-exports.js";
@@ -58,6 +59,7 @@ export interface WorkerOptions {
   device: RequestedDevice;
   runDir: string;
   takeOver: TakeOver | null;
+  registered: RegisteredFile;
   redisUrl: string;
   log: Logger;
   /** The process must end: another incarnation has taken over, or a native thread is stuck. */
@@ -113,6 +115,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
           log.warn({ err: error }, "leaving the fleet failed; its lease will run out");
         });
       for (const connection of [...connections, subscriber]) connection.disconnect();
+      options.registered.remove();
       rank.arena.close();
     },
   };
@@ -124,7 +127,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const key = rankKey(replica, rank);
   const incarnation = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
   const log = options.log.child({ fleet, replica, rank, incarnation });
-  const directory = join(resolve(options.runDir), fleet, `replica-${replica}`, `rank-${rank}`);
+  const directory = rankDirectory(options);
   mkdirSync(directory, { recursive: true });
   spreadFileMode(directory);
   const lockPath = join(directory, "lock");
@@ -184,6 +187,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     catchingUp: null,
     report,
     stopShowingLife,
+    showRegistered: options.registered.touch,
   };
 }
 

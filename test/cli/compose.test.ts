@@ -1,10 +1,13 @@
-import { existsSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { EXIT } from "../../orchestrator/cli/command.js";
 import { buildProgram } from "../../orchestrator/cli/program.js";
 import { readConfig } from "../../orchestrator/config.js";
 import { packageRoot } from "../../orchestrator/package-root.js";
+import { openRegisteredFile, rankDirectory } from "../../worker/registered-file.js";
 import { readComposeFile, readDockerfile, type Service } from "./compose-file.js";
 
 const { services, volumes } = readComposeFile();
@@ -73,6 +76,30 @@ describe("docker-compose.yml", () => {
       expect(mounts(worker)).toContainEqual(["checkpoints", "/checkpoints", "ro"]);
       expect(worker.environment?.REDIS_URL).toBe(services.orchestrator.environment?.REDIS_URL);
     }
+  });
+
+  it("holds a worker for healthy while its own rank's file is fresh, not for what another process or rank left", () => {
+    const root = mkdtempSync(join(tmpdir(), "health-"));
+    for (const rank of [0, 1] as const) {
+      const [, script = ""] = services[`worker-${rank}`].healthcheck?.test ?? [];
+      const isHealthy = () =>
+        spawnSync("sh", ["-c", script.replaceAll("$$", "$").replaceAll("/var/lib/layercast", root)]).status === 0;
+      const place = { runDir: root, fleet: "default", replica: 0, rank };
+      expect(isHealthy()).toBe(false); // nothing is there yet, or only the other rank's
+      mkdirSync(rankDirectory(place), { recursive: true });
+      writeFileSync(join(rankDirectory(place), "lock"), "");
+      expect(isHealthy()).toBe(false); // it waits for Redis, or for its fleet
+      const file = openRegisteredFile(place);
+      file.touch();
+      expect(isHealthy()).toBe(true);
+      const longAgo = Date.now() / 1_000 - 20;
+      utimesSync(join(rankDirectory(place), "registered"), longAgo, longAgo);
+      expect(isHealthy()).toBe(false);
+      file.touch();
+      expect(isHealthy()).toBe(true);
+      if (rank === 0) file.remove();
+    }
+    rmSync(root, { recursive: true });
   });
 
   it("runs a Redis that keeps an append-only file on a volume and evicts nothing", () => {

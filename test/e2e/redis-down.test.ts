@@ -1,13 +1,14 @@
 // Processes that start before Redis does: they say that they live and what they wait for, and go on once it is there.
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { packageRoot } from "../../orchestrator/package-root.js";
 import { type PrivateRedis, startPrivateRedis } from "../../orchestrator/redis-server.js";
+import { openRegisteredFile, rankDirectory } from "../../worker/registered-file.js";
 
 const CLI = join(packageRoot(), "dist", "orchestrator", "cli", "main.js");
 const WITHIN = { timeout: 30_000, interval: 20 };
@@ -36,6 +37,10 @@ function start(...args: string[]): string[] {
 
 it("an orchestrator answers that it lives, a worker waits like it, and both begin when Redis does", async () => {
   const orchestrator = start("orchestrator", "--port", "0", "--source-root", directory);
+  // A process before has left it, a moment ago.
+  const place = { runDir: directory, fleet: "default", replica: 0, rank: 0 };
+  openRegisteredFile(place).touch();
+  const path = join(rankDirectory(place), "registered");
   const worker = start("worker", "--rank", "0", "--tp", "1", "--run-dir", directory);
   const url = () => /listening on (http\S+)$/m.exec(orchestrator.join("\n"))?.[1] ?? "";
   await expect.poll(url, WITHIN).not.toBe("");
@@ -47,6 +52,7 @@ it("an orchestrator answers that it lives, a worker waits like it, and both begi
     await expect.poll(() => lines.join("\n"), WITHIN).toMatch(/Waiting for Redis at .*redis\.sock: connect ENOENT/);
     expect(lines.length).toBeLessThan(5);
   }
+  expect(existsSync(path)).toBe(false);
 
   redis = await startPrivateRedis({ directory, appendOnly: false });
   await expect.poll(() => statusOf("/readyz"), WITHIN).toBe(200);
@@ -55,6 +61,7 @@ it("an orchestrator answers that it lives, a worker waits like it, and both begi
     return listed.fleets[0]?.ranks.length;
   };
   await expect.poll(ranks, WITHIN).toBe(1);
+  await expect.poll(() => existsSync(path), WITHIN).toBe(true);
 });
 
 it("`up` with a REDIS_URL that does not answer says what it waits for, and starts nothing", async () => {

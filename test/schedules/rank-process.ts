@@ -138,6 +138,7 @@ async function openPart(
     swapping: Promise.resolve(),
     catchingUp: null,
     stopShowingLife: () => {},
+    showRegistered: () => {},
     report: () => ({
       progress: NO_REPORT as never,
       attempted: () => {},

@@ -34,6 +34,7 @@ function openFleet() {
       },
       staging: { ledger: () => ({ highestEpoch: 0, staging: { kind: "closed" } }) },
       catchingUp: null,
+      showRegistered: () => {},
     }) as unknown as Rank;
   /** `meanwhile` happens at each wait. Resolves with how long it waited. */
   const join = async (rank: Rank, takeOver = false, meanwhile = async () => {}) => {

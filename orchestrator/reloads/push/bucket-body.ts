@@ -67,7 +67,7 @@ function headerLate(name: string): LayercastError {
 
 /** Whatever a body's stream fails with is its connection's doing: nobody else's files or Redis are concerned. */
 function bodyAborted(name: string, sizeBytes: number, error: unknown): LayercastError {
-  const sentence = `the connection ended before all ${sizeBytes} bytes of ${name} had come; send the bucket again`;
+  const sentence = `the connection ended before all ${countOf(sizeBytes, "byte")} of ${name} had come; send the bucket again`;
   return new LayercastError("request_aborted", sentence, { bytes: sizeBytes }, error);
 }
 
