@@ -215,6 +215,9 @@ class Core:
         self.weight_version = version
 
     # What a client may ask.
+    def collective_rpc(self, method: Any, timeout: float | None, args: tuple[Any, ...], kwargs: None) -> Any:
+        return self.model_executor.collective_rpc(method, timeout, args)
+
     def is_scheduler_paused(self) -> bool:
         return self.scheduler.pause_state is not PauseState.UNPAUSED
 

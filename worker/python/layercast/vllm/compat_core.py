@@ -116,6 +116,7 @@ def collect_failures_of_ranks(core: Core) -> None:
     Makes a client's call in all ranks wait for all of them, and then fail. vLLM's own raises at the first rank's failure, leaves
     the answers of the others unread, and takes them for those of the next call: an engine of several ranks ends.
     """
+    theirs = core.collective_rpc
 
     def collective_rpc(
         method: str | Callable[..., Any],
@@ -123,24 +124,24 @@ def collect_failures_of_ranks(core: Core) -> None:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
+        if not isinstance(method, str):
+            # Functions travel in a way of their own, which only reaches the method itself.
+            result: list[Any] = theirs(method, timeout, args, kwargs)
+            return result
         answers = core.model_executor.collective_rpc(call_in_rank, timeout, (method, tuple(args), kwargs or {}))
         failures = [f"rank {rank}: {failure}" for rank, (_, failure) in enumerate(answers) if failure is not None]
         if failures:
             raise RuntimeError("; ".join(failures))
         return [result for result, _ in answers]
 
-    # The core looks it up on itself for each call.
+    # The core looks it up on itself at each call.
     core.collective_rpc = collective_rpc
 
 
-def call_in_rank(
-    worker: Any, method: str | Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, str | None]:
+def call_in_rank(worker: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str | None]:
     """The result, or what went wrong."""
     try:
-        if isinstance(method, str):
-            return getattr(worker, method)(*args, **kwargs), None
-        return method(worker, *args, **kwargs), None
+        return getattr(worker, method)(*args, **kwargs), None
     except Exception as error:
         log.exception("A call of %s failed in this rank.", method)
         return None, f"{type(error).__name__}: {error}"
