@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { buildCommand, findCore, missingCoreWords, rootOf } from "./core-file.js";
 
 /** Bumped with any change of what crosses the bridge; native/src/addon.cc has the same number. */
-export const NATIVE_ABI = 6;
+export const NATIVE_ABI = 7;
 
 /** One kernel tensor of a program; a row of LayerProgram.ops, each field a number, in this order. */
 export const OP_FIELDS = [
@@ -179,6 +179,9 @@ export interface DeviceFacts {
 }
 
 declare const brand: unique symbol;
+export interface FileLock {
+  readonly [brand]: "FileLock";
+}
 export interface Control {
   readonly [brand]: "Control";
 }
@@ -228,6 +231,12 @@ export interface NativeCore {
   acquireLock(path: string, holder: string): string | null;
   /** Takes a shared lock on the file for the life of the process; waits so long for one who has it alone. */
   shareLock(path: string, timeoutMs: number): void;
+  /** A lock that is taken and given back again and again; the process's end gives it back too. Makes the file. */
+  openLock(path: string): FileLock;
+  /** Never waits: false where another has it so that this one cannot. What this handle had before is then given back. */
+  tryLock(lock: FileLock, kind: "shared" | "exclusive"): boolean;
+  unlock(lock: FileLock): void;
+  closeLock(lock: FileLock): void; // gives it back
 
   openDevice(name: string): Device; // "cpu", "cuda:0"; open while the handle or an arena on it is there
   describeDevice(device: Device): DeviceFacts;

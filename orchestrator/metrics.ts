@@ -42,13 +42,16 @@ export function createMetrics(reloads: TalliedReloads): Metrics {
   const countReloads = reloadMetrics(registry, reloads);
   const showFleets = fleetMetrics(registry);
   const showPushes = pushMetrics(registry);
+  const showEngines = engineMetrics(registry);
 
   async function readFleets(): Promise<void> {
     // What was true at the last scrape must not be shown when this one cannot tell.
     showFleets([]);
     showPushes([]);
+    showEngines([]);
     const fleets = await reloads.fleets();
     showFleets(fleets);
+    showEngines(fleets);
     const active = fleets.flatMap(({ active_reload_id }) => active_reload_id ?? []);
     showPushes(await readReloads(reloads, active));
   }
@@ -146,6 +149,39 @@ function fleetMetrics(registry: Registry): (fleets: readonly FleetView[]) => voi
       alive.set(labels, view.ranks.filter((rank) => rank.alive).length);
       queued.set(labels, view.queued_reload_ids.length);
     }
+  };
+}
+
+/** Makes the metrics of attached engines; the function given back fills them, and counts the stops that it has not seen yet. */
+function engineMetrics(registry: Registry): (fleets: readonly FleetView[]) => void {
+  const registers = [registry];
+  const engines = new Gauge({
+    name: "layercast_engines",
+    help: "Engines that compute with the fleet's arenas, by state",
+    labelNames: ["fleet", "state"] as const,
+    registers,
+  });
+  const stops = new Histogram({
+    name: "layercast_attached_engine_stop_seconds",
+    help: "Time from the first word to stop to running again; of each attached engine the last stop before a scrape",
+    labelNames: ["fleet"] as const,
+    buckets: PHASE_SECONDS,
+    registers,
+  });
+  let seen = new Map<string, number>();
+  return (fleets) => {
+    engines.reset();
+    const now = new Map<string, number>();
+    for (const { fleet, attached_engines } of fleets) {
+      for (const { id, state, last_stop: stop } of attached_engines) {
+        engines.inc({ fleet, state });
+        if (stop === null) continue;
+        const key = `${fleet} ${id}`;
+        now.set(key, stop.epoch);
+        if (seen.get(key) !== stop.epoch) stops.observe({ fleet }, stop.stop_ms / 1000);
+      }
+    }
+    if (fleets.length > 0) seen = now; // nothing is known while Redis is away
   };
 }
 

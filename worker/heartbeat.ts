@@ -51,6 +51,7 @@ async function joinFleet(rank: Rank, takeOver: boolean): Promise<void> {
       lock,
       takeOver,
       trouble: null,
+      engines: rank.engines.leases(),
     };
     register(draft, registration, context);
   });

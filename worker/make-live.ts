@@ -1,7 +1,9 @@
 // After the signal: prepared bytes become live, exactly once (P4). The word comes by message, without a queue's hop, and as a
 // job, which is never lost; a rank that joins comes by itself. They wait for each other, and who finds it done says so again.
 
+import { reportError } from "../orchestrator/contract/errors.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
+import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import { prepareReload } from "./load-reload.js";
 import type { Loading } from "./loading.js";
@@ -11,8 +13,17 @@ import { type Rank, tellArena } from "./rank.js";
 /** The caller has seen that nothing can take these weights back: they are committed, or the ranks were told to swap. */
 export function makeLive(rank: Rank, loading: Loading, held: Held): Promise<void> {
   const swap = rank.swapping.then(() => swapOnce(rank, loading, held));
-  rank.swapping = swap.catch(() => {});
+  rank.swapping = swap.catch((error: unknown) => tellEngineRunning(rank, error));
   return swap;
+}
+
+/** The swap is tried again, and meanwhile the reload says what it waits for. */
+async function tellEngineRunning({ store, fleet, key, incarnation, log }: Rank, error: unknown): Promise<void> {
+  const trouble = reportError(error);
+  if (trouble.code !== "engine_running") return;
+  await store
+    .transact(fleet, (draft) => reportTrouble(draft, key, incarnation, trouble))
+    .catch((failure: unknown) => log.warn({ err: failure }, "a swap that waits for an engine could not be reported"));
 }
 
 async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void> {

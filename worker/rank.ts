@@ -10,6 +10,7 @@ import type { FleetSnapshot, FleetStore } from "../orchestrator/reloads/fleet-st
 import type { LoadedPlan, PlanStore } from "../orchestrator/reloads/plan-store.js";
 import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.js";
 import { expectedRanks, type FleetState, type Held } from "../orchestrator/reloads/protocol/state.js";
+import type { RankEngines } from "./engines/rank-engines.js";
 import type { Owner } from "./ledger.js";
 import type { RankPushes } from "./push/rank-pushes.js";
 import type { RankArena } from "./rank-arena.js";
@@ -51,6 +52,7 @@ export interface Rank {
   sources: Sources;
   arena: RankArena;
   staging: RankStaging;
+  engines: Pick<RankEngines, "leases" | "close">;
   pushes: RankPushes;
   log: Logger;
   /** The swap that is under way, if any; never rejects. */

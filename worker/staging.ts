@@ -7,6 +7,7 @@ import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
 import { createResolver, type Resolve, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import type { EngineGate } from "./engines/run-lock.js";
 import { explainHostError, explainNativeError } from "./explain-native-error.js";
 import {
   addDigests,
@@ -61,12 +62,13 @@ export interface StagingOptions {
   core: NativeCore;
   arena: RankArena;
   work: NativeWork;
+  engines: EngineGate;
   rank: number;
   /** "0-1", for the fault points. */
   scope?: string;
 }
 
-export function openStagingOwner({ core, arena, work, rank, scope = "" }: StagingOptions): RankStaging {
+export function openStagingOwner({ core, arena, work, engines, rank, scope = "" }: StagingOptions): RankStaging {
   // The page's epoch, even where nothing vouches for the bytes: no later reload may have the same.
   let ledger = newLedger(arena.page().epoch);
   let destination: Destination | null = null;
@@ -159,7 +161,9 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
         refuseLive(arena, owner);
         ledger = { staging: { kind: "closed" }, highestEpoch: owner.epoch };
         destination = await makeRoom(plan, mode);
-        if (destination.mode === "live") arena.beginSwap(owner.epoch, owner.reload);
+        // Odd from here on, which no engine computes with (P14).
+        if (destination.mode === "live")
+          await engines.whileStill(owner, async () => arena.beginSwap(owner.epoch, owner.reload));
         ledger = opened;
       });
     },
@@ -202,19 +206,21 @@ export function openStagingOwner({ core, arena, work, rank, scope = "" }: Stagin
       exclusively(async () => {
         const { target, mode } = requireDestination(destination);
         const { digest, spans } = requirePrepared(ledger, owner, arena.page().generation);
-        const before = arena.liveState();
-        const beforeDigest = digestFromHex(arena.page().digest);
-        const startedAt = performance.now();
-        arena.beginSwap(owner.epoch, owner.reload);
-        await faultPoint("worker.swap_begun", scope);
-        if (mode === "staging") await faultDuring(exchange(core, target, spans), "worker.exchanging", scope);
-        if (mode === "next") arena.takeOver(target);
-        await faultPoint("worker.exchanged", scope);
-        arena.endSwap(target, held, digestToHex(digest));
-        const undo =
-          mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest, spans } : null;
-        ledger = swapped(ledger, undo);
-        return performance.now() - startedAt;
+        return engines.whileStill(owner, async () => {
+          const before = arena.liveState();
+          const beforeDigest = digestFromHex(arena.page().digest);
+          const startedAt = performance.now();
+          arena.beginSwap(owner.epoch, owner.reload);
+          await faultPoint("worker.swap_begun", scope);
+          if (mode === "staging") await faultDuring(exchange(core, target, spans), "worker.exchanging", scope);
+          if (mode === "next") arena.takeOver(target);
+          await faultPoint("worker.exchanged", scope);
+          arena.endSwap(target, held, digestToHex(digest));
+          const undo =
+            mode === "staging" && before.held !== null ? { held: before.held, digest: beforeDigest, spans } : null;
+          ledger = swapped(ledger, undo);
+          return performance.now() - startedAt;
+        });
       }),
     async release(owner) {
       if (!isOwner(ledger.staging, owner)) return;

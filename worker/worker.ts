@@ -18,7 +18,7 @@ import { type FleetMessage, parseFleetMessage } from "../orchestrator/contract/f
 import { CHANNELS, KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../orchestrator/contract/jobs.js";
 import type { WarningReport } from "../orchestrator/contract/reload.js";
 import { faultPoint } from "../orchestrator/fault-point.js";
-import { spreadFileMode } from "../orchestrator/file-mode.js";
+import { spreadFileMode, usedFileMode } from "../orchestrator/file-mode.js";
 import { openConsumer } from "../orchestrator/queue/open-lasting.js";
 import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
 import { connectRedis, redisNow } from "../orchestrator/redis.js";
@@ -30,6 +30,8 @@ import { warn } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { openPushSessions } from "../orchestrator/reloads/push/session-store.js";
 import { VERSION } from "../orchestrator/version.js";
 import { isOfThisBoot, noteBoot } from "./arena-boot.js";
+import { openLinkServer } from "./engines/link-server.js";
+import { LOCK_NAME, openRankEngines, type RankEngines, type RankEnginesOptions } from "./engines/rank-engines.js";
 import { openSources } from "./host-sources.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
@@ -90,10 +92,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   }
   const rank = await openRank(options, redis);
   const stopBeating = await serve(rank, options.takeOver === "rank", {
-    every(ms, call) {
-      const timer = setInterval(call, ms);
-      return () => clearInterval(timer);
-    },
+    every: everyMs,
     delay,
     onMessage: (heed) => listen(subscriber, heed),
     onFatal,
@@ -109,6 +108,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
       await jobs.close();
       stopBeating();
       stopServing();
+      rank.engines.close();
       await rank.store
         .transact(fleet, (draft) => leave(draft, rank.key, rank.incarnation))
         .catch((error: unknown) => {
@@ -146,12 +146,13 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   });
   noteBoot(directory);
   const work = openNativeWork(core, (what) => onFatal(`${what} does not stop`));
-  const staging = openStagingOwner({ core, arena, work, rank, scope });
   const store = openFleetStore(redis);
   store.onWritten((_, entered) => {
     for (const record of entered) log.info(enteredFields(record), record.state);
   });
   const by = { rank: key, incarnation };
+  const engines = await openEngines(options, directory, { core, arena, store, plans, key, incarnation, log });
+  const staging = openStagingOwner({ core, arena, work, engines, rank, scope });
   const pushes: RankPushes = {
     ...{ core, work, arena, files: HOST_FILES, rank, by },
     sessions: openPushSessions(redis),
@@ -181,6 +182,7 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     sources: openSources(() => redisNow(redis), pin),
     arena,
     staging,
+    engines,
     pushes,
     log,
     swapping: Promise.resolve(),
@@ -189,6 +191,25 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     stopShowingLife,
     showRegistered: options.registered.touch,
   };
+}
+
+function openEngines(
+  { fleet, rank, tensorParallelSize }: WorkerOptions,
+  directory: string,
+  parts: Pick<RankEnginesOptions, "core" | "arena" | "store" | "plans" | "key" | "incarnation" | "log">,
+): Promise<RankEngines> {
+  const { log } = parts;
+  return openRankEngines({
+    ...parts,
+    ...{ fleet, rank, tensorParallelSize, lockPath: join(directory, LOCK_NAME) },
+    clock: { now: () => performance.now(), delay, every: everyMs },
+    openLinks: (handlers) => openLinkServer({ directory, fileMode: usedFileMode(), log, ...handlers }),
+  });
+}
+
+function everyMs(ms: number, call: () => void): () => void {
+  const timer = setInterval(call, ms);
+  return () => clearInterval(timer);
 }
 
 async function tellWarning(store: FleetStore, fleet: string, { reload, epoch }: Owner, warning: WarningReport) {

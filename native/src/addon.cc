@@ -26,7 +26,7 @@
 namespace layercast {
 namespace {
 
-constexpr int kAbi = 6;
+constexpr int kAbi = 7;
 
 // ---- Errors
 
@@ -206,6 +206,24 @@ void share_lock_js(const Napi::CallbackInfo& info) {
   const uint64_t timeout_ms = count(info[1], "timeoutMs");
   if (timeout_ms > kLongestMs) throw_invalid("timeoutMs must be at most " + std::to_string(kLongestMs));
   share_lock(text(info[0], "path"), timeout_ms);
+}
+
+std::shared_ptr<FileLock> lock_argument(const Napi::Value& value) { return from_handle<FileLock>(value, "lock"); }
+
+Napi::Value open_lock(const Napi::CallbackInfo& info) {
+  return to_handle(info.Env(), std::make_shared<FileLock>(text(info[0], "path")));
+}
+
+Napi::Value try_lock(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), lock_argument(info[0])->try_take(lock_kind(info[1])));
+}
+
+void unlock(const Napi::CallbackInfo& info) {
+  lock_argument(info[0])->give_back();
+}
+
+void close_lock(const Napi::CallbackInfo& info) {
+  open_handle<FileLock>(info[0], "lock").object = nullptr;
 }
 
 Napi::Value open_device_js(const Napi::CallbackInfo& info) {
@@ -432,6 +450,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("holderPath", (own_directory() / "layercast-holder").string());
   exports.Set("acquireLock", Napi::Function::New(env, throwing<acquire_lock_js>));
   exports.Set("shareLock", Napi::Function::New(env, throwing<share_lock_js>));
+  exports.Set("openLock", Napi::Function::New(env, throwing<open_lock>));
+  exports.Set("tryLock", Napi::Function::New(env, throwing<try_lock>));
+  exports.Set("unlock", Napi::Function::New(env, throwing<unlock>));
+  exports.Set("closeLock", Napi::Function::New(env, throwing<close_lock>));
   exports.Set("openDevice", Napi::Function::New(env, throwing<open_device_js>));
   exports.Set("describeDevice", Napi::Function::New(env, throwing<describe_device>));
   exports.Set("pinSources", Napi::Function::New(env, rejecting<pin_sources>));

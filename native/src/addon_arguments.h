@@ -11,6 +11,7 @@
 #include "control_page.h"
 #include "error.h"
 #include "layer_program.h"
+#include "lock.h"
 #include "text.h"
 
 namespace layercast {
@@ -80,6 +81,13 @@ inline Where where(const Napi::Value& value) {
   if (name == "device") return Where::device;
   if (name == "host") return Where::host;
   throw_invalid("where must be device or host, not " + name);
+}
+
+inline LockKind lock_kind(const Napi::Value& value) {
+  const std::string name = text(value, "kind");
+  if (name == "shared") return LockKind::shared;
+  if (name == "exclusive") return LockKind::exclusive;
+  throw_invalid("kind must be shared or exclusive, not " + name);
 }
 
 inline DeviceKind device_kind(const Napi::Value& value, const std::string& name) {

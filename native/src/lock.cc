@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <thread>
+#include <tuple>
 
 #include "error.h"
 #include "file.h"
@@ -37,11 +38,9 @@ std::string read_text(const File& file) {
   return {reinterpret_cast<const char*>(bytes.data()), size};
 }
 
-enum class Kind { shared, exclusive };
-
 /// False where another has the lock.
-bool try_flock(const File& file, Kind kind) {
-  if (flock(file.descriptor(), kind == Kind::shared ? LOCK_SH | LOCK_NB : LOCK_EX | LOCK_NB) == 0) return true;
+bool try_flock(const File& file, LockKind kind) {
+  if (flock(file.descriptor(), kind == LockKind::shared ? LOCK_SH | LOCK_NB : LOCK_EX | LOCK_NB) == 0) return true;
   if (errno != EWOULDBLOCK && errno != EINTR) throw_errno("locking " + file.path(), errno);
   return false;
 }
@@ -51,7 +50,7 @@ bool try_flock(const File& file, Kind kind) {
 std::optional<std::string> acquire_lock(const std::string& path, const std::string& holder) {
   File file(path, O_RDWR | O_CREAT | O_NONBLOCK);
   check_regular(file);
-  if (!try_flock(file, Kind::exclusive)) return read_text(file);
+  if (!try_flock(file, LockKind::exclusive)) return read_text(file);
   write_text(file, holder);
   file.leave_open();  // and so held
   return std::nullopt;
@@ -61,7 +60,7 @@ void share_lock(const std::string& path, uint64_t timeout_ms) {
   File file(path, O_RDWR | O_CREAT | O_NONBLOCK);
   check_regular(file);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-  while (!try_flock(file, Kind::shared)) {
+  while (!try_flock(file, LockKind::shared)) {
     if (std::chrono::steady_clock::now() >= deadline) {
       throw NativeError(ErrorCode::io,
                         path + " was locked by another process for " + std::to_string(timeout_ms) +
@@ -71,6 +70,17 @@ void share_lock(const std::string& path, uint64_t timeout_ms) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   file.leave_open();  // and so held
+}
+
+FileLock::FileLock(const std::string& path) : file_(path, O_RDWR | O_CREAT | O_NONBLOCK) { check_regular(file_); }
+
+/// Closing is not enough: a process that is being started has the descriptor too, until it runs its program.
+FileLock::~FileLock() { std::ignore = flock(file_.descriptor(), LOCK_UN); }
+
+bool FileLock::try_take(LockKind kind) { return try_flock(file_, kind); }
+
+void FileLock::give_back() {
+  if (flock(file_.descriptor(), LOCK_UN) == -1) throw_errno("unlocking " + file_.path(), errno);
 }
 
 }  // namespace layercast

@@ -190,7 +190,25 @@ export function fleetLines(fleet: FleetView): string[] {
     ...fleet.drained_replicas.map(({ replica, state }) => `replica ${replica} is drained: ${DRAINED_WORDS[state]}`),
     ...enginesLines(fleet),
     ...formatTable(["rank", "device", "host", ">pid", "state", "weights", "arena", ">generation", "undo"], rows),
+    ...attachedLines(fleet.attached_engines),
   ];
+}
+
+/** Engines that compute with the ranks' arenas. */
+function attachedLines(engines: FleetView["attached_engines"]): string[] {
+  if (engines.length === 0) return [];
+  const rows = engines.map(({ name, version, state, host, url, ranks, last_stop: stop }) => [
+    `${name} ${version}`,
+    state,
+    ranks.map(({ replica, rank }) => `${replica}/${rank}`).join(" "),
+    url ?? host,
+    stop === null ? "-" : formatMs(stop.stop_ms),
+    stop?.weight_version ?? "-",
+  ]);
+  const troubles = engines.flatMap(({ name, version, id, trouble }) =>
+    trouble === null ? [] : [`engine ${name} ${version} ${id} stands still: ${trouble}`],
+  );
+  return [...formatTable(["engine", "state", "ranks", "at", ">last stop", "then served"], rows), ...troubles];
 }
 
 /** What a rollback costs: a swap, or a load like any other. */

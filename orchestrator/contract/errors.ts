@@ -54,6 +54,9 @@ export const ERRORS = {
   not_prepared: { status: 409, retryable: true, title: "A rank has not prepared this reload" },
   device_lost: { status: 409, retryable: true, title: "A rank's device was lost" },
   rank_lost: { status: 409, retryable: true, title: "A rank was lost" },
+  engine_attached: { status: 409, retryable: false, title: "An attached engine could not follow this reload" },
+  engine_starting: { status: 409, retryable: true, title: "An engine is starting, and cannot be stopped yet" },
+  engine_running: { status: 409, retryable: true, title: "An engine does not stand still" },
   hook_failed: { status: 502, retryable: true, title: "A pause or resume hook failed" },
 
   // The way there

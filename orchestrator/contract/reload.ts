@@ -3,6 +3,7 @@
 
 import { type Static, Type } from "typebox";
 import { REQUEST_DTYPES } from "./dtype.js";
+import { AttachedEngineAnswer } from "./engines.js";
 import { ERRORS, type ErrorCode } from "./errors.js";
 import {
   type BucketState,
@@ -383,6 +384,9 @@ export const FleetAnswer = Type.Object(
       state: oneOf(["running", "pausing", "paused", "resuming"]),
       reload_id: nullable(Type.String({ description: "The reload that they stand still for" })),
       error: nullable(ErrorAnswer),
+    }),
+    attached_engines: Type.Array(AttachedEngineAnswer, {
+      description: "Engines that compute with the ranks' arenas, whatever hooks there are",
     }),
     ranks: Type.Array(RankAnswer),
   },

@@ -1,6 +1,6 @@
 // Fleets as the API gives them -> what is drawn. Pure.
 
-import { cell, count, h, heading, line, pageOf, pill, table } from "./nodes.js";
+import { cell, count, h, heading, line, milliseconds, pageOf, pill, table } from "./nodes.js";
 
 export function fleetCards(fleets) {
   if (fleets.length > 0) return fleets.map(fleetCard);
@@ -23,7 +23,36 @@ function fleetCard(fleet) {
   );
   const headings = ["Rank", "Lease", "Weights", "Arena", "Device", "Host"].map((name) => heading(name));
   const ranks = table(`Ranks of fleet ${fleet.fleet}`, headings, fleet.ranks.map(rankRow));
-  return h("article", { key: fleet.fleet }, title, reason, drained, waitingLine(fleet), ranks);
+  return h("article", { key: fleet.fleet }, title, reason, drained, waitingLine(fleet), ranks, attached(fleet));
+}
+
+/** Engines that compute with the ranks' arenas, and why one of them stands still. */
+function attached({ fleet, attached_engines: engines }) {
+  if (engines.length === 0) return null;
+  const headings = ["Engine", "State", "Ranks", "Address", "Last stop", "Still", "Then served"].map((name) =>
+    heading(name),
+  );
+  const troubles = engines.flatMap(({ id, name, trouble }) =>
+    trouble === null ? [] : [line(`Engine ${name} ${id} stands still: ${trouble}`, "warn")],
+  );
+  return [table(`Engines of fleet ${fleet}`, headings, engines.map(engineRow)), troubles];
+}
+
+const ENGINE_CLASS = { ready: "good", starting: "busy", waiting: "busy", gone: "bad" };
+
+function engineRow({ id, name, version, state, ranks, url, host, last_stop: stop }) {
+  const places = ranks.map(({ replica, rank, pid }) => `${replica}/${rank}${pid === null ? "" : ` · ${pid}`}`);
+  return h(
+    "tr",
+    { key: id },
+    cell(`${name} ${version}`),
+    cell(pill(state, ENGINE_CLASS[state] ?? "quiet")),
+    cell(places.join(", ")),
+    cell(url ?? host),
+    cell(milliseconds(stop?.stop_ms)),
+    cell(milliseconds(stop?.still_ms)),
+    cell(stop?.weight_version),
+  );
 }
 
 function fleetFacts(fleet) {

@@ -25,7 +25,9 @@ export function standing(store) {
   const fleets = shownFleets(store).map((fleet) => {
     const how = fleet.torn ? "torn" : fleet.routable ? "routable" : "not routable";
     const lost = fleet.ranks.filter(({ alive }) => !alive).length;
-    return [`Fleet ${fleet.fleet}`, lost === 0 ? how : `${how}, ${lost} of its ranks lost`];
+    const gone = fleet.attached_engines.filter(({ state }) => state === "gone").length;
+    const facts = [how, lost === 0 ? "" : `${lost} of its ranks lost`, gone === 0 ? "" : `${gone} of its engines gone`];
+    return [`Fleet ${fleet.fleet}`, facts.filter((fact) => fact !== "").join(", ")];
   });
   return new Map([...reloads, ...fleets]);
 }

@@ -7,6 +7,7 @@ import { layoutDifference } from "../planner/layout-difference.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
 import type { LoadedPlan } from "./plan-store.js";
+import { refuseUnderEngines } from "./protocol/engine-leases.js";
 import { beginLoading, warn } from "./protocol/reload-transitions.js";
 import { activeReload, type FleetState } from "./protocol/state.js";
 import type { StoredRequest } from "./record-store.js";
@@ -23,6 +24,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
     ? await deps.plans.load(record.content)
     : { ...(await deps.makePlan(request, known.state, reload)), plannedAt };
   if (!isRollback) await requireLayout(deps, known.state, plan, request);
+  refuseUnderEngines(known.state, record, plan.layoutDigest);
   await deps.plans.save(reload, plan);
   if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);
   await faultPoint("orchestrator.planned");

@@ -8,6 +8,7 @@ import { type RollbackRequest, readSource, type SubmitRequest } from "../contrac
 import type { ReloadDeps } from "./deps.js";
 import type { Beside } from "./fleet-write.js";
 import { makePlan } from "./make-plan.js";
+import { refuseUnderEngines } from "./protocol/engine-leases.js";
 import { type NewReload, submit } from "./protocol/reload-transitions.js";
 import type { Context, FleetState } from "./protocol/state.js";
 import { declaredCheckpoint, packPushModel } from "./push/push-model.js";
@@ -31,6 +32,7 @@ export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Pr
   if (declared !== null) await checkPush(deps, request, declared);
   else await deps.sources.resolve(request.source.uri ?? "");
   const { policy, install } = request;
+  if (install.mode === "in_place") await requireNoEngines(deps, request.fleet);
   const beside = source.kind === "push" ? [{ key: KEYS.pushModel(id), value: await packPushModel(source.model) }] : [];
   return submitOnce(deps, request.fleet, submissionId, request, { stored: storable(request), beside }, () => ({
     id,
@@ -46,6 +48,12 @@ export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Pr
     deadlineMs: policy.deadline_ms,
     healMs: policy.heal_ms,
   }));
+}
+
+/** Said before there is a record; an engine that attaches later is found when loading begins. */
+async function requireNoEngines({ store }: ReloadDeps, fleet: string): Promise<void> {
+  const known = await store.read(fleet);
+  if (known !== null) refuseUnderEngines(known.state, { inPlace: true }, null);
 }
 
 /** A rollback is a reload of its own, to weights that were committed before (P11). */

@@ -1,5 +1,7 @@
 // What is stored as what is answered: records to ReloadView, fleets to FleetView. Pure.
 
+import type { AttachedEngineView, EngineLease } from "../contract/engines.js";
+import type { RankKey } from "../contract/jobs.js";
 import type { Layout } from "../contract/plan.js";
 import type { PushView } from "../contract/push.js";
 import {
@@ -10,6 +12,7 @@ import {
   type RollbackSource,
 } from "../contract/reload.js";
 import { whyNotRoutable } from "./protocol/advance.js";
+import { startingEngines } from "./protocol/engine-leases.js";
 import {
   nextInQueue,
   queuedReloads,
@@ -137,19 +140,28 @@ export function pendingReason(record: ReloadRecord, state: FleetState, context: 
       if (wanted.length > 0) return `waiting for wanted buckets ${wanted.join(", ")} to be sent again`;
       if (record.push && !record.push.finished) return "waiting for buckets, and for the push to be finished";
       const waiting = unpreparedRanks(state, record);
-      return waiting.length > 0 ? `waiting for ranks ${waiting.join(", ")} to be prepared` : "waiting for the decision";
+      if (waiting.length > 0) return `waiting for ranks ${waiting.join(", ")} to be prepared`;
+      const starting = startingEngines(state);
+      return starting.length > 0
+        ? `waiting for engines to have started: ${starting.join(", ")}`
+        : "waiting for the decision";
     }
     case "committing": {
       if (record.times.signalled === null) return "waiting for the decision to be on disk, and for engines to pause";
       const wanted = record.push?.wanted ?? [];
       if (wanted.length > 0) return `waiting for wanted buckets ${wanted.join(", ")} to be sent again`;
       const waiting = ranksNotLive(state, record);
-      if (waiting.length > 0) return `waiting for ranks ${waiting.join(", ")} to swap`;
+      if (waiting.length > 0) return `waiting for ranks ${waiting.join(", ")} to swap${troubleOf(state, waiting)}`;
       return "waiting for engines to resume, and to be published";
     }
     default:
       return null;
   }
+}
+
+function troubleOf({ ranks }: FleetState, keys: RankKey[]): string {
+  const trouble = keys.map((key) => ranks[key]?.trouble ?? null).find((found) => found !== null);
+  return trouble ? `; ${trouble.code}: ${trouble.message}` : "";
 }
 
 /** `rollbackFrom`: where the rollback version would come from; null where it cannot be brought back. */
@@ -177,6 +189,7 @@ export function viewFleet(state: FleetState, context: Context, rollbackFrom: Rol
     }),
     has_hooks: state.hooks !== null,
     engines: viewEngines(state),
+    attached_engines: viewAttachedEngines(state),
     ranks: Object.values(state.ranks)
       .sort((a, b) => a.replica - b.replica || a.rank - b.rank)
       .map((rank) => viewFleetRank(rank, state, context)),
@@ -190,6 +203,42 @@ function viewEngines({ engineStop }: FleetState): FleetView["engines"] {
     state: phase,
     reload_id: reload,
     error: failure === null ? null : { ...failure, details: { ...failure.details } },
+  };
+}
+
+/** What its ranks say of an engine may differ for a moment: it is what keeps it from serving, if anything does. */
+const STATE_OF_ALL = ["gone", "waiting", "starting", "ready"] as const;
+
+/** Each engine once, whatever number of ranks has it. */
+export function viewAttachedEngines({ ranks }: Pick<FleetState, "ranks">): AttachedEngineView[] {
+  const told = Object.values(ranks)
+    .sort((a, b) => a.replica - b.replica || a.rank - b.rank)
+    .flatMap(({ replica, rank, engines = [] }) => engines.map((lease) => ({ replica, rank, lease })));
+  const ids = [...new Set(told.map(({ lease }) => lease.id))];
+  return ids.map((id) => viewAttachedEngine(told.filter(({ lease }) => lease.id === id)));
+}
+
+function viewAttachedEngine(parts: { replica: number; rank: number; lease: EngineLease }[]): AttachedEngineView {
+  const leases = parts.map(({ lease }) => lease);
+  const state = STATE_OF_ALL.find((one) => leases.some((lease) => lease.state === one)) ?? "gone";
+  const of = leases.find((lease) => lease.state === state) as EngineLease;
+  const since = Math.max(...leases.filter((lease) => lease.state === state).map((lease) => lease.since));
+  const stops = leases.flatMap(({ lastStop }) => lastStop ?? []);
+  const [last] = stops.sort((a, b) => b.epoch - a.epoch || b.stopMs - a.stopMs);
+  return {
+    ...{ id: of.id, name: of.name, version: of.version, state, host: of.host, url: of.url },
+    ranks: parts.map(({ replica, rank, lease }) => ({ replica, rank, pid: lease.pid })),
+    since: new Date(since).toISOString(),
+    last_stop:
+      last === undefined
+        ? null
+        : {
+            epoch: last.epoch,
+            weight_version: last.weightVersion,
+            stop_ms: roundMs(last.stopMs),
+            still_ms: roundMs(last.stillMs),
+          },
+    trouble: leases.find(({ trouble }) => trouble !== null)?.trouble ?? null,
   };
 }
 

@@ -8,6 +8,7 @@ import {
   reloadLines,
   reloadSentence,
 } from "../../orchestrator/cli/format.js";
+import { attachedEngine } from "../routes/fake-reloads.js";
 import { COMMITTED, FAILED, FLEET, PLAN, pushView, RANK, rankProgress, rankPush, reloadView } from "./views.js";
 
 describe("words for values", () => {
@@ -106,6 +107,16 @@ describe("words for values", () => {
     expect(lines[1]).toMatch(/^replica 0 is drained: .*layercast undrain/);
     expect(lines[2]).toMatch(/^replica 1 is drained: it is in again once/);
     expect(lines[3]).toBe("engines resuming for reload r1: hook_failed: the resume hook answered 500");
+  });
+
+  it("say of a fleet's attached engines what each does, where it serves, and why it stands still", () => {
+    const engine = attachedEngine();
+    const still = attachedEngine({ id: "e-1", state: "starting", url: null, last_stop: null, trouble: "No." });
+    const lines = fleetLines({ ...FLEET, attached_engines: [engine, still] }).slice(-4);
+    expect(lines[0]).toMatch(/^engine +state +ranks +at +last stop +then served/);
+    expect(lines[1]).toMatch(/^vllm 0\.26\.0 +ready +0\/0 0\/1 +http:\/\/gpu-1:8000 +21 ms +120/);
+    expect(lines[2]).toMatch(/^vllm 0\.26\.0 +starting +0\/0 0\/1 +gpu-1 +- +-/);
+    expect(lines[3]).toBe("engine vllm 0.26.0 e-1 stands still: No.");
   });
 
   it.each([

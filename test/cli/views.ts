@@ -111,6 +111,7 @@ export const FLEET: FleetView = {
   drained_replicas: [],
   has_hooks: false,
   engines: { state: "running", reload_id: null, error: null },
+  attached_engines: [],
   ranks: [],
 };
 

@@ -1,5 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { committedView, fleetView, pushView, rankProgress, rankPush, reloadView } from "../routes/fake-reloads.js";
+import {
+  attachedEngine,
+  committedView,
+  fleetView,
+  pushView,
+  rankProgress,
+  rankPush,
+  reloadView,
+} from "../routes/fake-reloads.js";
 import { allOf, dashboard, textOf } from "./modules.js";
 
 const { fleetCards } = await dashboard("draw-fleets.js");
@@ -139,6 +147,19 @@ describe("a fleet's card", () => {
   it("says what a rollback costs", () => {
     expect(textOf(fleetCards([fleetView()]))).toContain("can roll back to 118 instantly");
     expect(textOf(fleetCards([fleetView({ rollback_from: "source" })]))).toContain("118 from its source (a full load)");
+  });
+
+  it("shows attached engines with state, version, address, last stop and trouble, and nothing where there are none", () => {
+    const still = attachedEngine({ id: "e-1", state: "gone", url: null, last_stop: null, trouble: "Ranks differ." });
+    const drawn = fleetCards([fleetView({ attached_engines: [attachedEngine(), still] })]);
+    const text = textOf(drawn).replace(/ +/g, " ");
+    for (const part of [
+      "vllm 0.26.0 ready 0/0 · 50, 0/1 · 51 http://gpu-1:8000 21 ms 19 ms 120",
+      "vllm 0.26.0 gone 0/0 · 50, 0/1 · 51 gpu-1 – – –",
+      "Engine vllm e-1 stands still: Ranks differ.",
+    ])
+      expect(text).toContain(part);
+    expect(textOf(fleetCards([fleetView()]))).not.toContain("Engine");
   });
 
   it("names those that wait first, and counts the rest", () => {

@@ -1,5 +1,13 @@
 import { beforeEach, describe, expect, it } from "vitest";
-import { committedView, fleetView, pushView, rankProgress, rankPush, reloadView } from "../routes/fake-reloads.js";
+import {
+  attachedEngine,
+  committedView,
+  fleetView,
+  pushView,
+  rankProgress,
+  rankPush,
+  reloadView,
+} from "../routes/fake-reloads.js";
 import { dashboard } from "./modules.js";
 
 const store = await dashboard("store.js");
@@ -122,6 +130,13 @@ describe("the title and the live region", () => {
     store.takeFleets(known, [fleetView()], 1);
     store.takeRecord(known, committedView(), true);
     expect(titleOf(known, null)).toBe("Layercast");
+  });
+
+  it("say that an engine has gone", () => {
+    store.takeFleets(known, [fleetView({ attached_engines: [attachedEngine()] })], 1);
+    const before = standing(known);
+    store.takeFleets(known, [fleetView({ attached_engines: [attachedEngine({ state: "gone" })] })], 2);
+    expect(news(before, standing(known))).toEqual(["Fleet default: routable, 1 of its engines gone."]);
   });
 
   it("say each change once, and nothing of what is there at first", () => {

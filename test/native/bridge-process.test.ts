@@ -121,6 +121,27 @@ describe("processes and threads", () => {
     }
   });
 
+  it("a lock that is given back again and again is free when its process has ended, or its handle is closed", async () => {
+    const path = join(directory, "running.lock");
+    const script = `const core = require(${JSON.stringify(ADDON)}); const lock = core.openLock(${JSON.stringify(path)});
+      console.log(core.tryLock(lock, "shared")); setInterval(() => {}, 1e6)`;
+    const engine = spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    const [said] = (await once(engine.stdout, "data")) as [Buffer];
+    expect(said.toString().trim()).toBe("true");
+    const [mine, other] = [core.openLock(path), core.openLock(path)];
+    expect([core.tryLock(mine, "exclusive"), core.tryLock(other, "shared")]).toEqual([false, true]);
+    core.unlock(other);
+    engine.kill("SIGKILL");
+    await once(engine, "exit");
+    expect([core.tryLock(mine, "exclusive"), core.tryLock(other, "shared")]).toEqual([true, false]);
+    core.closeLock(mine);
+    expect(core.tryLock(other, "exclusive")).toBe(true);
+    expect((await refusal(() => core.tryLock(mine, "shared"))).code).toBe("NATIVE_INVALID_ARGUMENT");
+    expect((await refusal(() => core.tryLock(other, "alone" as never))).code).toBe("NATIVE_INVALID_ARGUMENT");
+    expect((await refusal(() => core.openLock("/dev/null"))).code).toBe("NATIVE_IO");
+    core.closeLock(other);
+  });
+
   it("looks for the GPU's library only where it is asked to, and says in a sentence why there is none", async () => {
     const env = { LAYERCAST_CUDA_LIBRARY: join(directory, "nowhere.so") };
     const script = "console.log(core.cudaLibraryPath); console.log(core.cudaUnavailable)";

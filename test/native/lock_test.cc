@@ -100,3 +100,31 @@ LAW("a shared lock is made and had by many, each until it ends, and waits only s
   share_lock(path, 20);
   CHECK(!is_free(path));
 }
+
+LAW("a file's lock is had by one alone or by many who share it, and is free once each has given it back or ended") {
+  TemporaryDirectory directory;
+  const std::string path = directory / "running.lock";
+  FileLock mine(path);
+  CHECK(mine.try_take(LockKind::exclusive));
+  {
+    FileLock first(path), second(path);
+    CHECK(!first.try_take(LockKind::shared));
+    mine.give_back();
+    mine.give_back();
+    CHECK(first.try_take(LockKind::shared) && second.try_take(LockKind::shared));
+    CHECK(!mine.try_take(LockKind::exclusive));
+    first.give_back();
+    CHECK(!mine.try_take(LockKind::exclusive));
+  }
+  CHECK(mine.try_take(LockKind::exclusive));
+  mine.give_back();
+
+  OtherProcess engine([&] {
+    static FileLock other(path);
+    return other.try_take(LockKind::shared);
+  });
+  CHECK(!mine.try_take(LockKind::exclusive));
+  engine.end();
+  CHECK(mine.try_take(LockKind::exclusive));
+  CHECK_EQUAL(ERROR_OF(FileLock(directory / "")).code_name(), "NATIVE_IO");
+}

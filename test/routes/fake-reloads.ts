@@ -2,6 +2,7 @@
 
 import { Writable } from "node:stream";
 import { pino } from "pino";
+import type { AttachedEngineView } from "../../orchestrator/contract/engines.js";
 import type { HooksView } from "../../orchestrator/contract/hooks.js";
 import type { BucketView, PushView, RankPush } from "../../orchestrator/contract/push.js";
 import type { FleetView, PlanView, RankProgress, ReloadView } from "../../orchestrator/contract/reload.js";
@@ -146,6 +147,16 @@ const rankView = (rank: number): FleetView["ranks"][number] => ({
   undo_weight_version: "118",
 });
 
+/** One that computes with both ranks of a replica. */
+export const attachedEngine = (fields: Partial<AttachedEngineView> = {}): AttachedEngineView => ({
+  ...{ id: "e-0", name: "vllm", version: "0.26.0", state: "ready", host: "gpu-1", url: "http://gpu-1:8000" },
+  ranks: [0, 1].map((rank) => ({ replica: 0, rank, pid: 50 + rank })),
+  since: "2026-01-01T00:00:00.000Z",
+  last_stop: { epoch: 3, weight_version: "120", stop_ms: 21.4, still_ms: 18.9 },
+  trouble: null,
+  ...fields,
+});
+
 export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   fleet: "default",
   replicas: 1,
@@ -165,6 +176,7 @@ export const fleetView = (fields: Partial<FleetView> = {}): FleetView => ({
   drained_replicas: [],
   has_hooks: true,
   engines: { state: "running", reload_id: null, error: null },
+  attached_engines: [],
   ranks: [rankView(0), rankView(1)],
   ...fields,
 });

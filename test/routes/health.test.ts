@@ -5,7 +5,15 @@ import type { ReloadView } from "../../orchestrator/contract/reload.js";
 import { PACKAGE } from "../../orchestrator/package-root.js";
 import type { Reloads } from "../../orchestrator/reloads/reloads.js";
 import type { App } from "../../orchestrator/routes/app.js";
-import { committedView, fleetView, rankProgress, rankPush, reloadView, testServer } from "./fake-reloads.js";
+import {
+  attachedEngine,
+  committedView,
+  fleetView,
+  rankProgress,
+  rankPush,
+  reloadView,
+  testServer,
+} from "./fake-reloads.js";
 
 let app: App;
 afterEach(() => app.close());
@@ -162,6 +170,23 @@ describe("the metrics", () => {
     expect(value(text, "layercast_redis_up")).toBe("1");
     fleets = [fleetView()];
     expect(await scrape()).not.toMatch(/^layercast_push_/m);
+  });
+
+  it("count attached engines by state, and each of their stops once", async () => {
+    const stopped = (epoch: number, stop_ms: number) =>
+      attachedEngine({ last_stop: { epoch, weight_version: "1", stop_ms, still_ms: 1 } });
+    let engines = [stopped(3, 20), attachedEngine({ id: "e-1", state: "starting", last_stop: null })];
+    await serve({ fleets: async () => [fleetView({ attached_engines: engines })] });
+    await scrape();
+    const text = await scrape();
+    expect(value(text, 'layercast_engines{fleet="default",state="ready"}')).toBe("1");
+    expect(value(text, 'layercast_engines{fleet="default",state="starting"}')).toBe("1");
+    expect(value(text, 'layercast_attached_engine_stop_seconds_count{fleet="default"}')).toBe("1");
+    engines = [stopped(4, 30)];
+    const after = await scrape();
+    expect(value(after, 'layercast_attached_engine_stop_seconds_count{fleet="default"}')).toBe("2");
+    expect(value(after, 'layercast_attached_engine_stop_seconds_sum{fleet="default"}')).toBe("0.05");
+    expect(value(after, 'layercast_engines{fleet="default",state="starting"}')).toBeUndefined();
   });
 
   it("can be scraped without Redis, and then say so", async () => {

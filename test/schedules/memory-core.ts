@@ -8,6 +8,7 @@ import {
   type ControlPage,
   type Device,
   type DeviceFacts,
+  type FileLock,
   type Half,
   type LayerProgram,
   NATIVE_ABI,
@@ -27,10 +28,38 @@ export interface Disk {
   /** The other half, while the process that has it lives. */
   staging: Uint32Array | null;
   pages: Map<string, ControlPage>;
+  /** Who has which lock, by path; the kernel takes them away with the process. */
+  locks: Map<string, HeldLock[]>;
+}
+
+export interface HeldLock {
+  /** The process, or whatever stands for one. */
+  owner: object;
+  kind: "shared" | "exclusive";
+}
+
+/** What the owner had of it before is given back first. */
+export function tryLock({ locks }: Disk, path: string, { owner, kind }: HeldLock): boolean {
+  const others = (locks.get(path) ?? []).filter((held) => held.owner !== owner);
+  const isFree = kind === "exclusive" ? others.length === 0 : others.every((held) => held.kind === "shared");
+  locks.set(path, isFree ? [...others, { owner, kind }] : others);
+  return isFree;
+}
+
+export function unlock({ locks }: Disk, path: string, owner: object): void {
+  const others = (locks.get(path) ?? []).filter((held) => held.owner !== owner);
+  locks.set(path, others);
+}
+
+/** The process has died. */
+export function releaseLocks(disk: Disk, owner: object): void {
+  for (const path of disk.locks.keys()) unlock(disk, path, owner);
 }
 
 export interface CoreOptions {
   disk: Disk;
+  /** Whose locks are its. */
+  owner: object;
   /** Settles when the native thread's next piece of work is done. */
   piece(): Promise<void>;
   /** Before bytes of the live file at `path` change that somebody may still read: not those of an arena found torn. */
@@ -51,10 +80,11 @@ interface MemoryArena {
 }
 
 /** Pages that were odd when their process began say `torn`, as in the real core. */
-export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: CoreOptions): NativeCore {
+export function createMemoryCore({ disk, owner, piece, beforeLiveWrite, bad, gone }: CoreOptions): NativeCore {
   disk.staging = null;
   const arenas = new Map<Arena, MemoryArena>();
   const controls = new Map<Control, { path: string; tornGeneration: number }>();
+  const lockPaths = new Map<FileLock, string>();
   const cancelled = new WeakSet<Cancel>();
   let isTorn = false;
   const heedWrite = (path: string) => {
@@ -94,6 +124,14 @@ export function createMemoryCore({ disk, piece, beforeLiveWrite, bad, gone }: Co
     cudaLibraryPath: "",
     acquireLock: () => null,
     shareLock: () => {},
+    openLock(path) {
+      const lock = {} as FileLock;
+      lockPaths.set(lock, path);
+      return lock;
+    },
+    tryLock: (lock, kind) => tryLock(disk, found(lockPaths.get(lock)), { owner, kind }),
+    unlock: (lock) => unlock(disk, found(lockPaths.get(lock)), owner),
+    closeLock: notAskedNow,
     openDevice: () => ({}) as Device,
     describeDevice: () => DEVICE_FACTS,
     pinSources: async () => ({ pinnedBytes: 0 }),

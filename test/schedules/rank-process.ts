@@ -4,6 +4,7 @@
 import { basename } from "node:path";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { type RankJob, type RankKey, rankKey, rankQueue } from "../../orchestrator/contract/jobs.js";
+import { openRunLock } from "../../worker/engines/run-lock.js";
 import { openNativeWork } from "../../worker/native-work.js";
 import type { Rank } from "../../worker/rank.js";
 import { openRankArena } from "../../worker/rank-arena.js";
@@ -11,7 +12,7 @@ import { runJob } from "../../worker/run-job.js";
 import { serve } from "../../worker/serve.js";
 import { openStagingOwner } from "../../worker/staging.js";
 import { consume } from "./consume.js";
-import { createMemoryCore, filesOf } from "./memory-core.js";
+import { createMemoryCore, filesOf, releaseLocks } from "./memory-core.js";
 import { SILENT } from "./silent.js";
 import { ask, FLEET, hostOf, plansOf, type Sim, storeOf } from "./sim.js";
 import type { Process } from "./world.js";
@@ -55,6 +56,7 @@ export function startRank(
     }
   };
   process.onDeath.push(() => sim.subscribers.delete(process));
+  process.onDeath.push(() => releaseLocks(hostOf(sim, key), process));
   begin().catch((error: unknown) => {
     sim.world.tell(`${process.name} cannot begin: ${error}`);
     sim.world.kill(process);
@@ -74,6 +76,7 @@ async function openPart(
   const disk = hostOf(sim, key);
   const core = createMemoryCore({
     disk,
+    owner: process,
     piece() {
       const slowMs = sim.faults && sim.random.chance(0.1) ? sim.random.between(0, 300) : 0;
       const effect = () => {
@@ -104,6 +107,7 @@ async function openPart(
       if (generation % 2 === 0) sim.violations.push(`(P9) ${key}: ${reason}`);
     },
   });
+  const engines = openRunLock({ core, path: "running.lock", clock: clockOf(sim, process), links: NO_LINKS });
   const work = openNativeWork(core, () => sim.world.kill(process));
   const look = () =>
     sim.world.event(process, () => {
@@ -132,7 +136,8 @@ async function openPart(
       becameLive: () => {},
     },
     arena,
-    staging: openStagingOwner({ core, arena, work, rank }),
+    staging: openStagingOwner({ core, arena, work, engines, rank }),
+    engines: { leases: () => [], close: () => {} },
     pushes: NO_PUSHES as never,
     log: SILENT,
     swapping: Promise.resolve(),
@@ -152,6 +157,15 @@ async function openPart(
     }),
   };
 }
+
+function clockOf({ world }: Sim, process: Process) {
+  return {
+    now: () => world.now,
+    delay: (ms: number) => world.event(process, () => {}, { notBefore: world.now + ms }),
+  };
+}
+
+const NO_LINKS = { stop: () => {}, go: () => {}, names: () => [] };
 
 /** Schedules push nothing. */
 const NO_PUSHES = { arena: { livePath: "" }, files: { remove: () => {} }, intakes: { drop: () => {} } };

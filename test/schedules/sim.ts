@@ -212,7 +212,7 @@ export function fleetOf(sim: Sim): FleetState | null {
 }
 
 export function hostOf(sim: Sim, key: RankKey): Disk {
-  const empty: Disk = { arenas: new Map(), headers: new Map(), pages: new Map(), staging: null };
+  const empty: Disk = { arenas: new Map(), headers: new Map(), pages: new Map(), staging: null, locks: new Map() };
   const found: Disk = sim.hosts.get(key) ?? empty;
   sim.hosts.set(key, found);
   return found;

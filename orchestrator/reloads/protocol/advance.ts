@@ -2,6 +2,7 @@
 // same write. And what must be done outside of the document, for whoever sees it: any orchestrator, any number of times.
 
 import type { RankKey } from "../../contract/jobs.js";
+import { startingEngines } from "./engine-leases.js";
 import {
   admitNext,
   decide,
@@ -93,7 +94,8 @@ export function nextStep(state: FleetState): NextStep | null {
     return rank !== undefined && record.enqueued[key] !== rank.incarnation;
   });
   if (ranks.length > 0) return { kind: "enqueue", reload, epoch, ranks };
-  return unpreparedRanks(state, record).length === 0 ? { kind: "decide", reload, epoch } : null;
+  const isReady = unpreparedRanks(state, record).length === 0 && startingEngines(state).length === 0;
+  return isReady ? { kind: "decide", reload, epoch } : null;
 }
 
 function nextCommitStep(state: FleetState, record: ReloadRecord, epoch: number): NextStep | null {

@@ -42,7 +42,9 @@ export function register(state: FleetState, registration: Registration, context:
   if (before !== undefined && isNew) retire(state, before);
   if (before !== undefined && before.redisRunId !== context.redisRunId) askAgain(state, rank.key);
   if (isNew && state.drained[rank.replica] === "out") state.drained[rank.replica] = "joining";
-  state.ranks[rank.key] = { ...rank, redisRunId: context.redisRunId };
+  // Engines outlive their rank's worker: they are attached until its successor has seen who calls it again.
+  const engines = before !== undefined && isNew ? before.engines : rank.engines;
+  state.ranks[rank.key] = { ...rank, ...(engines && { engines }), redisRunId: context.redisRunId };
   if (rank.live.held !== null) recognize(state, rank.live, rank.live.held, context.now);
   state.epoch = Math.max(state.epoch, highestEpoch);
 }

@@ -5,6 +5,7 @@ import { countOf } from "../../contract/count-of.js";
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import type { RankKey } from "../../contract/jobs.js";
 import type { ReloadStateName } from "../../contract/reload.js";
+import { refuseUnderEngines, startingEngines } from "./engine-leases.js";
 import {
   activeReload,
   allLive,
@@ -112,6 +113,7 @@ export function waitsForRanks(state: FleetState, context: Context): string | nul
 export function beginLoading(state: FleetState, reload: string, epoch: number, layout: string, now: number): void {
   const record = requireActive(state, reload, epoch);
   if (record.state !== "planning") return;
+  refuseUnderEngines(state, record, layout);
   record.state = "loading";
   record.layoutDigest = layout;
   record.times.planned = now;
@@ -161,7 +163,8 @@ export function unpreparedRanks(state: FleetState, record: ReloadRecord): RankKe
 
 /**
  * finalizing -> committing, the decision: every current incarnation is prepared. Not routable from here on (P3). `onDisk`
- * when this very write will be on disk before anyone reads it; otherwise confirmDecision() follows.
+ * when this very write will be on disk before anyone reads it; otherwise confirmDecision() follows. While an engine starts it does
+ * nothing: when that is over, the next look at the fleet decides (P14).
  */
 export function decide(state: FleetState, reload: string, epoch: number, context: Context, onDisk: boolean): void {
   const record = requireActive(state, reload, epoch);
@@ -175,6 +178,7 @@ export function decide(state: FleetState, reload: string, epoch: number, context
     });
   }
   requireEqualReplicas(state, record);
+  if (startingEngines(state).length > 0) return;
   record.state = "committing";
   record.times.decided = context.now;
   state.decidedEpoch = epoch;
@@ -353,6 +357,11 @@ export function enforceDeadlines(state: FleetState, now: number): void {
       failNow(state, record, notSentAgain(wanted), now);
       continue;
     }
+    const starting = decidedAt === null && isPrepared(state, record) ? startingEngines(state) : [];
+    if (starting.length > 0) {
+      failNow(state, record, engineStarting(starting), now);
+      continue;
+    }
     const waitedFor = decidedAt === null ? `the decision (state ${record.state})` : "every rank to show it live";
     const error: ErrorReport = {
       code: "deadline_exceeded",
@@ -362,6 +371,22 @@ export function enforceDeadlines(state: FleetState, now: number): void {
     };
     failNow(state, record, error, now);
   }
+}
+
+function isPrepared(state: FleetState, record: ReloadRecord): boolean {
+  return record.state === "finalizing" && unpreparedRanks(state, record).length === 0;
+}
+
+function engineStarting(engines: string[]): ErrorReport {
+  const isOne = engines.length === 1;
+  return {
+    code: "engine_starting",
+    message:
+      `All ranks were prepared, but ${isOne ? "engine" : "engines"} ${engines.join(", ")} ${isOne ? "was" : "were"} still starting ` +
+      "when the deadline passed, and cannot be stopped for a swap until started. Submit again once that is over, with a longer deadline if it takes long.",
+    retryable: false,
+    details: { engines },
+  };
 }
 
 function notSentAgain(buckets: number[]): ErrorReport {

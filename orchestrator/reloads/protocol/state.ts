@@ -2,6 +2,7 @@
 // one function of this folder over a draft of it, without I/O, clock or randomness; the fleet store applies it by
 // compare-and-set, so what the tests drive is what runs.
 
+import type { EngineLease } from "../../contract/engines.js";
 import { type ErrorReport, LayercastError } from "../../contract/errors.js";
 import { type Held, type RankKey, rankKey } from "../../contract/jobs.js";
 import { type ReloadStateName, TERMINAL_STATES } from "../../contract/reload.js";
@@ -40,6 +41,8 @@ export interface RankState {
   lock?: string;
   /** Why it cannot catch up with what the fleet holds. */
   trouble: ErrorReport | null;
+  /** A rank of an earlier release does not say. */
+  engines?: EngineLease[];
 }
 
 /** A rank's word that it has everything staged (P3). */
