@@ -101,13 +101,12 @@ class Gate:
         page = self._wait_until_all_run(put_off)
         if self._clear_cache and not clear and self._epoch not in (None, page.epoch):
             compat.reset_caches(core)
-        self._report(page, since, last_step)
+        self._report(page, since, last_step, was_asked=swap_expected or bool(self._stopped))
         for request in put_off:
             core._handle_client_request(*request)
 
     def _say_stopped(self, stops: dict[int, int]) -> None:
         """Once for each, also for those that are heard while this engine stands still already."""
-        self._stopped &= set(stops.items())
         for rank, epoch in stops.items():
             if (rank, epoch) not in self._stopped:
                 self._stopped.add((rank, epoch))
@@ -157,7 +156,7 @@ class Gate:
             return None, wrong or "A worker has just asked this engine to stand still."
         return running[0], ""
 
-    def _report(self, page: RankPage, since: float, last_step: float) -> None:
+    def _report(self, page: RankPage, since: float, last_step: float, *, was_asked: bool) -> None:
         now = time.monotonic()
         stop_ms, still_ms = ((now - at) * 1000 for at in (since, last_step))
         if self._epoch != page.epoch:
@@ -166,9 +165,11 @@ class Gate:
                 "Runs with weight version %s, epoch %d; stood still %.1f ms, %.1f ms after it was asked to.",
                 *(page.weight_version, page.epoch, still_ms, stop_ms),
             )
+        # The start is nobody's stop.
+        if was_asked or self._epoch not in (None, page.epoch):
+            times = {"stop_ms": round(stop_ms, 3), "still_ms": round(still_ms, 3)}
+            self._tell({"running": page.epoch, **times, "weight_version": page.weight_version})
         self._epoch = page.epoch
-        times = {"stop_ms": round(stop_ms, 3), "still_ms": round(still_ms, 3)}
-        self._tell({"running": page.epoch, **times, "weight_version": page.weight_version})
 
     def _name_open_stops(self, stops: dict[int, int]) -> str:
         rank, epoch = min(stops.items())
