@@ -1,5 +1,5 @@
 // `unit` needs no Redis that is shared and no build; `schedules` drives the whole protocol in a world of its own; `fuzz` hands the
-// checkpoint's readers a million inputs; `e2e` runs the built program as processes.
+// checkpoint's readers a million inputs; `e2e` runs the built program as processes; `engine` a real vLLM beside it.
 
 import { defineConfig } from "vitest/config";
 
@@ -15,7 +15,13 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/e2e/**", "test/bench/**", "test/schedules/schedules.test.ts", "test/checkpoint/fuzz/**"],
+          exclude: [
+            "test/e2e/**",
+            "test/engine/**",
+            "test/bench/**",
+            "test/schedules/schedules.test.ts",
+            "test/checkpoint/fuzz/**",
+          ],
           testTimeout: 15_000,
           hookTimeout: 15_000,
         },
@@ -35,6 +41,17 @@ export default defineConfig({
           include: ["test/e2e/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
+        },
+      },
+      {
+        extends: true,
+        // One after the other: each engine takes all the processors that there are.
+        test: {
+          name: "engine",
+          include: ["test/engine/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 600_000,
+          hookTimeout: 300_000,
         },
       },
     ],

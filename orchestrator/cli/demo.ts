@@ -12,6 +12,7 @@ import type { ReloadView } from "../contract/reload.js";
 import { packageRoot } from "../package-root.js";
 import { type CommandContext, EXIT } from "./command.js";
 import { type Comparison, compareTensors, type Golden, readTensorDigests } from "./compare-tensors.js";
+import { demoEngine } from "./demo-engine.js";
 import { fetchExport } from "./export.js";
 import { followReload, screenOf } from "./follow.js";
 import { fleetLines, phaseTable, reloadSentence } from "./format.js";
@@ -33,9 +34,12 @@ export function addDemo(program: Command, context: CommandContext): void {
     .command("demo")
     .description("start a fleet, reload the shipped checkpoint three times, roll back, check every byte, stop")
     .option("--device <device>", "what the workers run on: cpu, or cuda:N for a GPU that they share", "cpu")
-    .action(async ({ device }: { device: string }) => {
+    .option("--engine", "a second act: a real vLLM computes out of the arena, each answer is checked")
+    .action(async ({ device, engine }: { device: string; engine?: true }) => {
       await refusingWrongUse(context, requireNativeCore);
       await runDemo(context, device);
+      if (engine === undefined || context.exitCode !== EXIT.ok) return;
+      if (!(await demoEngine(context.terminal, device, SCHEME))) context.exitCode = EXIT.failed;
     });
 }
 

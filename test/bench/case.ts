@@ -44,6 +44,10 @@ export interface Setting {
   recipes: readonly Scheme[];
   /** A command that does the same work another way; null: none. */
   peer: string | null;
+  /** The Python that has vLLM, for engines. */
+  python: string;
+  /** Of a case with many rows: those to run; null: all. */
+  match: RegExp | null;
   /** Progress, for people. */
   say(line: string): void;
 }

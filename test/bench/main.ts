@@ -9,6 +9,8 @@ import { SCHEME_NAMES, type Scheme } from "../../orchestrator/contract/recipe.js
 import type { Case, Row, Setting } from "./case.js";
 import { control } from "./control.js";
 import { device, growth } from "./device.js";
+import { engineEqual } from "./engine-equal.js";
+import { engineLoad } from "./engine-load.js";
 import { heal } from "./heal.js";
 import { load } from "./load.js";
 import { describeMachine, machineLine, tableOf } from "./print.js";
@@ -19,9 +21,11 @@ import { stop } from "./stop.js";
 
 const CPU_CASES: readonly Case[] = [control, stop, heal, queue, scale, load, push];
 const GPU_CASES: readonly Case[] = [device, growth];
+/** They need a vLLM, so they run when they are named. */
+const ENGINE_CASES: readonly Case[] = [engineEqual, engineLoad];
 
-const NAMES = [...CPU_CASES, ...GPU_CASES].map(({ name }) => name);
-const USAGE = `npm run bench -- [--json FILE] [--only ${NAMES.join(",")}] [--reloads N] [--device cuda [--tp N] [--recipes LIST] [--peer COMMAND]]`;
+const NAMES = [...CPU_CASES, ...GPU_CASES, ...ENGINE_CASES].map(({ name }) => name);
+const USAGE = `npm run bench -- [--json FILE] [--only ${NAMES.join(",")}] [--reloads N] [--device cuda [--tp N] [--recipes LIST] [--peer COMMAND]] [--python PYTHON] [--match ROWS]`;
 
 async function main(): Promise<number> {
   const { json, only, ...options } = parseOptions();
@@ -29,8 +33,9 @@ async function main(): Promise<number> {
   const startedAt = new Date().toISOString();
   console.log(machineLine(machine));
   const results = [];
-  const cases = options.device === "cpu" ? CPU_CASES : GPU_CASES;
-  for (const one of cases.filter(({ name }) => only === null || only.includes(name))) {
+  const usual = options.device === "cpu" ? CPU_CASES : GPU_CASES;
+  const cases = only === null ? usual : [...usual, ...ENGINE_CASES].filter(({ name }) => only.includes(name));
+  for (const one of cases) {
     const rows = await runIn(one, options);
     console.log(`\n${tableOf(one, rows).join("\n")}`);
     results.push({
@@ -47,7 +52,7 @@ async function main(): Promise<number> {
 
 async function runIn(
   one: Case,
-  options: Pick<Setting, "reloads" | "device" | "tp" | "recipes" | "peer">,
+  options: Pick<Setting, "reloads" | "device" | "tp" | "recipes" | "peer" | "python" | "match">,
 ): Promise<Row[]> {
   const directory = mkdtempSync(join(storage(), "layercast-bench-"));
   const remove = () => rmSync(directory, { recursive: true, force: true, maxRetries: 10 });
@@ -88,6 +93,8 @@ interface Options {
   tp: number;
   recipes: Scheme[];
   peer: string | null;
+  python: string;
+  match: RegExp | null;
 }
 
 const OPTIONS = {
@@ -98,6 +105,8 @@ const OPTIONS = {
   tp: { type: "string", default: "1" },
   recipes: { type: "string", default: SCHEME_NAMES.join(",") },
   peer: { type: "string" },
+  python: { type: "string", default: "python3" },
+  match: { type: "string" },
 } as const;
 
 function parseOptions(): Options {
@@ -109,7 +118,9 @@ function parseOptions(): Options {
     const reloads = values.reloads === undefined ? null : wholeNumber("--reloads", values.reloads);
     const tp = wholeNumber("--tp", values.tp);
     const recipes = values.recipes.split(",").map(recipeCalled);
-    return { json: values.json ?? null, only, reloads, device: values.device, tp, recipes, peer: values.peer ?? null };
+    const { device, python, peer = null } = values;
+    const match = values.match === undefined ? null : new RegExp(values.match);
+    return { json: values.json ?? null, only, reloads, device, tp, recipes, peer, python, match };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : error}\nusage: ${USAGE}`);
     process.exit(2);

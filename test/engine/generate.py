@@ -1,58 +1,44 @@
 """
 One real engine, of stock or out of an arena: what it generates, as JSON on standard output, a line a pass.
 
-    python generate.py stock MODEL [--quantization Q]
-    python generate.py arena MODEL --run-dir DIR [--quantization Q]
+    python generate.py stock|arena MODEL [the flags of `vllm serve`]
 
-The first line says what the engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. An engine
-out of an arena generates again for every line on standard input, and ends with it; so its weights can change in between.
+The first line says what the engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. It generates
+again for every line on standard input, and ends with it; so an arena's weights can change in between.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import os
 import sys
 import time
 from typing import Any
 
-PROMPTS = [[5, 6, 7, 8 + at] for at in range(8)]
-NEW_TOKENS = 24
+PROMPTS = [[5, 6, 7, 8 + at] for at in range(16)]
+NEW_TOKENS = 32
 DIGITS = 6
+DEFAULTS = ["--dtype", "bfloat16", "--skip-tokenizer-init", "--max-model-len", "256", "--no-enable-prefix-caching"]
 
 
 def main() -> None:
-    settings = parse()
+    kind, model, *flags = sys.argv[1:]
     # Its processes inherit these.
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_SGL_KERNEL="0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.engine == "stock":
-        # In this process, where it can be kept from packing its weights, as an engine out of an arena is.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if kind == "stock":
+        # In this process, where the CPU's kernels can be kept from packing weights, as in an engine out of an arena.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         use_plain_kernels()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints is no part of the answer
     started = time.monotonic()
-    engine, version = make_engine(settings)
-    say(out, {"vllm": version, "engine": settings.engine, "start_s": round(time.monotonic() - started, 1)})
+    engine, version = make_engine(model, flags)
+    say(out, {"vllm": version, "engine": kind, "start_s": round(time.monotonic() - started, 1)})
     say(out, generate(engine))
-    if settings.engine == "arena":
-        for _ in sys.stdin:
-            say(out, generate(engine))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("engine", choices=["stock", "arena"])
-    parser.add_argument("model")
-    parser.add_argument("--run-dir")
-    parser.add_argument("--quantization")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--extra", type=json.loads, default={}, help="more of --model-loader-extra-config")
-    parser.add_argument("--engine-args", type=json.loads, default={}, help="more of vLLM's arguments")
-    return parser.parse_args()
+    for _ in sys.stdin:
+        say(out, generate(engine))
 
 
 def use_plain_kernels() -> None:
@@ -62,36 +48,25 @@ def use_plain_kernels() -> None:
         compat.use_plain_cpu_kernels()
 
 
-def make_engine(settings: argparse.Namespace) -> tuple[Any, str]:
+def make_engine(model: str, flags: list[str]) -> tuple[Any, str]:
     import vllm
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    more: dict[str, Any] = {}
-    if settings.engine == "arena":
-        extra = {"run_dir": settings.run_dir, "timeout_s": 60, **settings.extra}
-        more.update(load_format="layercast", model_loader_extra_config=extra)
-    if settings.quantization is not None:
-        more["quantization"] = settings.quantization
-    engine = vllm.LLM(
-        model=settings.model,
-        dtype="bfloat16",
-        skip_tokenizer_init=True,
-        max_model_len=256,
-        enforce_eager=not settings.compile,
-        enable_prefix_caching=False,
-        disable_log_stats=True,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        **more,
-        **settings.engine_args,
-    )
-    return engine, vllm.__version__
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    arguments = EngineArgs.from_cli_args(parser.parse_args(["--model", model, *DEFAULTS, *flags]))
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(arguments)}
+    return vllm.LLM(**given), vllm.__version__
 
 
 def generate(engine: Any) -> dict[str, Any]:
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False, logprobs=1)
-    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
-    outputs = [output.outputs[0] for output in engine.generate(prompts, sampling, use_tqdm=False)]
+    # One after the other: which of many requests share a step is chance, and changes what it rounds.
+    outputs = [
+        engine.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)[0].outputs[0] for prompt in PROMPTS
+    ]
     return {
         "tokens": [list(output.token_ids) for output in outputs],
         "logprobs": [
