@@ -1,5 +1,6 @@
 // The processes of a fleet, started again when they die, as a supervisor does.
 
+import { startAttachedEngine } from "./attached-engine.js";
 import { heedLiveWrite, ranksOf } from "./invariants.js";
 import { lose } from "./memory-queue.js";
 import { startOrchestrator } from "./orchestrator-process.js";
@@ -52,7 +53,13 @@ export function startCrew(sim: Sim): Crew {
       heed();
     });
   }
+  const attach = (replica: number, life: number) => {
+    const engine = startAttachedEngine(sim, replica, life);
+    sim.attached.set(replica, engine);
+    onDeath(engine.process, () => again(() => attach(replica, life + 1)));
+  };
   for (const { replica, rank } of ranksOf(sim)) crew.replace(replica, rank);
+  for (let replica = 0; sim.options.attached && replica < sim.options.replicas; replica++) attach(replica, 1);
   for (const name of ORCHESTRATORS) orchestrate(name);
   return crew;
 }

@@ -24,9 +24,11 @@ const FAULTS: readonly Fault[] = [
   troubleEngines,
   spoilSource,
 ];
+const ATTACHED_FAULTS: readonly Fault[] = [killEngine, stopEngine];
 
 export function strike(sim: Sim, crew: Crew): void {
-  if (sim.faults) sim.random.pick(FAULTS)(sim, crew);
+  const faults = sim.options.attached ? [...FAULTS, ...ATTACHED_FAULTS] : FAULTS;
+  if (sim.faults) sim.random.pick(faults)(sim, crew);
 }
 
 /** Faults like to come just when something has been written: at each step of a reload, and while engines stand still. */
@@ -118,6 +120,15 @@ function troubleRedis(sim: Sim): void {
 function troubleEngines(sim: Sim): void {
   sim.engineTrouble = sim.random.pick([0, 0.3, 1]);
   sim.world.tell(`of engines fail ${sim.engineTrouble}`);
+}
+
+function killEngine({ attached, random, world }: Sim): void {
+  if (attached.size > 0) world.kill(random.pick([...attached.values()]).process);
+}
+
+/** It keeps its lock, wherever it is. */
+function stopEngine({ attached, random, world }: Sim): void {
+  if (attached.size > 0) world.stop(random.pick([...attached.values()]).process, random.pick(STANDSTILLS_MS));
 }
 
 function spoilSource(sim: Sim): void {

@@ -76,9 +76,21 @@ function checkDecided(sim: Sim, state: FleetState, { id, checkpoint }: Known): v
     const lives = sim.processes.get(state.ranks[key]?.incarnation ?? "")?.alive;
     return lives && !hasStaged(sim, key, checkpoint);
   });
+  checkStarting(sim, state, id);
   if (other.length > 0)
     violate(sim, `(b) ${id} is decided, but ranks ${other.join(", ")} have not staged ${checkpoint}`);
 }
+
+/** (h) Nothing is decided while an engine starts, which nobody can stop then. One that stood still may have been given up. */
+function checkStarting(sim: Sim, state: FleetState, reload: string): void {
+  for (const { replica, isStarting, process } of sim.attached.values()) {
+    const stoodStill = process.stoppedUntil > sim.world.now - LOST_AFTER_MS;
+    if (!isStarting || stoodStill || state.drained[replica] !== undefined) continue;
+    violate(sim, `(h) ${reload} is decided while ${process.name} is starting`);
+  }
+}
+
+const LOST_AFTER_MS = 10_000;
 
 function hasStaged(sim: Sim, key: RankKey, checkpoint: number): boolean {
   const disk = sim.hosts.get(key);

@@ -4,6 +4,12 @@
 import { basename } from "node:path";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { type RankJob, type RankKey, rankKey, rankQueue } from "../../orchestrator/contract/jobs.js";
+import {
+  LOCK_NAME,
+  openRankEngines,
+  type RankEngines,
+  type RankEnginesOptions,
+} from "../../worker/engines/rank-engines.js";
 import { openRunLock } from "../../worker/engines/run-lock.js";
 import { openNativeWork } from "../../worker/native-work.js";
 import type { Rank } from "../../worker/rank.js";
@@ -11,6 +17,7 @@ import { openRankArena } from "../../worker/rank-arena.js";
 import { runJob } from "../../worker/run-job.js";
 import { serve } from "../../worker/serve.js";
 import { openStagingOwner } from "../../worker/staging.js";
+import { openDoor } from "./attached-engine.js";
 import { consume } from "./consume.js";
 import { createMemoryCore, filesOf, releaseLocks } from "./memory-core.js";
 import { SILENT } from "./silent.js";
@@ -107,7 +114,8 @@ async function openPart(
       if (generation % 2 === 0) sim.violations.push(`(P9) ${key}: ${reason}`);
     },
   });
-  const engines = openRunLock({ core, path: "running.lock", clock: clockOf(sim, process), links: NO_LINKS });
+  const store = storeOf(sim, process);
+  const engines = await enginesOf(sim, process, { core, arena, store, plans, key, rank, incarnation });
   const work = openNativeWork(core, () => sim.world.kill(process));
   const look = () =>
     sim.world.event(process, () => {
@@ -127,7 +135,7 @@ async function openPart(
     device: "cpu",
     version: "0",
     core,
-    store: storeOf(sim, process),
+    store,
     plans,
     sources: {
       onThisHost: async (_owner, plan) => plan, // all hosts share their files
@@ -137,7 +145,7 @@ async function openPart(
     },
     arena,
     staging: openStagingOwner({ core, arena, work, engines, rank }),
-    engines: { leases: () => [], close: () => {} },
+    engines,
     pushes: NO_PUSHES as never,
     log: SILENT,
     swapping: Promise.resolve(),
@@ -156,6 +164,26 @@ async function openPart(
       retry: () => {},
     }),
   };
+}
+
+/** What looks at engines again and again is worth its events only where there are some. */
+async function enginesOf(
+  sim: Sim,
+  process: Process,
+  parts: Pick<RankEnginesOptions, "core" | "arena" | "store" | "plans" | "key" | "rank" | "incarnation">,
+): Promise<RankEngines> {
+  const clock = clockOf(sim, process);
+  const { core, key } = parts;
+  const { tensorParallelSize, attached } = sim.options;
+  if (!attached) {
+    return { ...openRunLock({ core, path: LOCK_NAME, clock, links: NO_LINKS }), leases: () => [], close: () => {} };
+  }
+  return openRankEngines({
+    ...parts,
+    ...{ fleet: FLEET, tensorParallelSize, lockPath: LOCK_NAME, log: SILENT },
+    clock: { ...clock, every: (ms, call) => sim.world.every(process, ms, call) },
+    openLinks: async (handlers) => openDoor(sim, key, process, handlers),
+  });
 }
 
 function clockOf({ world }: Sim, process: Process) {

@@ -1,6 +1,7 @@
 // The protocol's rules, each with the change of the sources that switches it off. The schedules must then find something
-// wrong; a rule that they do not miss is either not needed or not tested. One is missed too seldom to wait for: that a hook call
-// speaks for its own stop only. Without it a law of test/reloads/hooks.test.ts fails. One they cannot miss, as each rank of theirs has
+// wrong; a rule that they do not miss is either not needed or not tested. Two are missed too seldom to wait for: that a hook call
+// speaks for its own stop only, and that a rank's engines outlive its worker. Without them laws of test/reloads/hooks.test.ts and
+// test/reloads/engine-leases.test.ts fail. One they cannot miss, as each rank of theirs has
 // one arena: that a worker with another does not displace a living one (P9). Laws of test/worker/heartbeat.test.ts fail without it.
 
 import type { Patch } from "../compile.js";
@@ -282,6 +283,21 @@ export const RULES: readonly Rule[] = [
     "if (!isLive({ live: arena.liveState() }, { content, epoch })) return;",
     "return;",
   ),
+  rule(
+    "P14",
+    "a swap has the run lock alone",
+    "worker/engines/run-lock.ts",
+    'while (!core.tryLock(lock, "exclusive")) {',
+    "while (false) {",
+  ),
+  {
+    name: "P14",
+    law: "nothing is decided while an engine starts; the step and the decision cover each other",
+    patches: [
+      { file: RELOADS, find: "  if (startingEngines(state).length > 0) return;\n", put: "" },
+      { file: ADVANCE, find: " && startingEngines(state).length === 0;", put: ";" },
+    ],
+  },
   rule(
     "drain",
     "a drained replica joins again when it holds what is committed",

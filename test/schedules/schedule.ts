@@ -4,6 +4,7 @@
 import type { RankKey } from "../../orchestrator/contract/jobs.js";
 import { whyNotRoutable } from "../../orchestrator/reloads/protocol/advance.js";
 import { expectedRanks, type FleetState, missingRanks } from "../../orchestrator/reloads/protocol/state.js";
+import type { LayoutName } from "./checkpoints.js";
 import { type Crew, startCrew } from "./crew.js";
 import { strike, strikeOnWrites } from "./faults.js";
 import { checkEnd, checkQuiet, watch } from "./invariants.js";
@@ -30,6 +31,7 @@ export async function runSchedule(seed: number, tellStory: boolean): Promise<Out
     disk: random.pick(["always", "always", "waits", "untold", "none"]),
     withHooks: random.pick(["no", "abort", "proceed"]),
     layersPerJob: random.between(1, 3),
+    attached: seed % 4 === 3,
   };
   const sim = createSim(options, random, tellStory ? [] : null);
   sim.world.tell(JSON.stringify(options));
@@ -74,9 +76,10 @@ async function direct(sim: Sim, ended: { last: string | null }): Promise<void> {
     attempts: 5,
     deadlineMs: 120_000,
     healMs: 120_000,
-    layout: "small",
+    layout: goodLayout(sim),
   });
   await untilQuiet(sim, sleep);
+  await untilEnginesCompute(sim, sleep);
   ended.last = last;
 }
 
@@ -101,6 +104,22 @@ async function act(sim: Sim, user: User, crew: Crew, sleep: Sleep): Promise<void
 
 async function untilQuiet(sim: Sim, sleep: Sleep): Promise<void> {
   for (let wait = 0; wait < 200 && !isQuiet(sim); wait++) await sleep(1_000);
+}
+
+/** Another layout than the one that they compute with is refused under attached engines. */
+function goodLayout(sim: Sim): LayoutName {
+  const isLarge = sim.options.attached && fleetOf(sim)?.committed?.layoutDigest === "large";
+  return isLarge ? "large" : "small";
+}
+
+/** Nobody stays still for ever: with nothing in their way, attached engines compute within 30 s. */
+async function untilEnginesCompute(sim: Sim, sleep: Sleep): Promise<void> {
+  const stillEngines = () => {
+    const drained = fleetOf(sim)?.drained ?? {};
+    return [...sim.attached.values()].filter(({ replica, isRunning }) => !isRunning && drained[replica] === undefined);
+  };
+  for (let wait = 0; wait < 300 && stillEngines().length > 0; wait++) await sleep(100);
+  for (const { process } of stillEngines()) sim.violations.push(`(h) ${process.name} stands still for ever`);
 }
 
 /** Between what happens: within a step of a reload, a reload, a lease. */

@@ -9,6 +9,7 @@ import { createFleetStore } from "../../orchestrator/reloads/fleet-store.js";
 import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
 import type { LoadedPlan, PlanStore } from "../../orchestrator/reloads/plan-store.js";
 import type { FleetState, ReloadRecord } from "../../orchestrator/reloads/protocol/state.js";
+import type { AttachedEngine, Door } from "./doors.js";
 import type { Disk } from "./memory-core.js";
 import { copyJobs, type Jobs, lose, nextDue } from "./memory-queue.js";
 import {
@@ -37,6 +38,8 @@ export interface Options {
   disk: "always" | "waits" | "untold" | "none";
   withHooks: "no" | "abort" | "proceed";
   layersPerJob: number;
+  /** Each replica has an engine that computes with its arenas. */
+  attached: boolean;
 }
 
 /** What the world remembers of a reload. */
@@ -69,6 +72,10 @@ export interface Sim {
   processes: Map<string, Process>;
   /** By replica: whether its engine stands still. */
   engines: boolean[];
+  /** Where attached engines call workers, by rank. */
+  doors: Map<RankKey, Door>;
+  /** By replica. */
+  attached: Map<number, AttachedEngine>;
   reloads: Map<string, Known>;
   goneSources: Set<number>;
   badSources: Set<number>;
@@ -101,6 +108,8 @@ export function createSim(options: Options, random: Random, story: string[] | nu
     hosts: new Map(),
     processes: new Map(),
     engines: new Array<boolean>(options.replicas).fill(false),
+    doors: new Map(),
+    attached: new Map(),
     reloads: new Map(),
     goneSources: new Set(),
     badSources: new Set(),

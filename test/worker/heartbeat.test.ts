@@ -33,6 +33,7 @@ function openFleet() {
         liveState: () => ({ state: "empty", generation: 0, held: null }),
       },
       staging: { ledger: () => ({ highestEpoch: 0, staging: { kind: "closed" } }) },
+      engines: { leases: () => [] },
       catchingUp: null,
       showRegistered: () => {},
     }) as unknown as Rank;

@@ -1,6 +1,7 @@
 // The engines attached to a rank, as values and pure transitions: who has said hello, who was let in, who has gone. An engine has
 // two links with a rank's worker: of its process that computes with the rank's arena, and of its core, which makes it stand still.
 
+import { countOf } from "../../orchestrator/contract/count-of.js";
 import type { EngineLease, EngineReport, EngineStopTimes } from "../../orchestrator/contract/engines.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { type Hello, LINK_VERSION, type Running } from "./messages.js";
@@ -36,8 +37,8 @@ export interface AttachedEngine {
 
 export type Engines = readonly AttachedEngine[];
 
-/** An engine opens its links again every 0.5 s. */
-const COMES_BACK_MS = 2_000;
+/** An engine opens its links again every 0.5 s, when its own work lets it. */
+const COMES_BACK_MS = 5_000;
 /** People shall see that an engine has gone. */
 const SHOWN_GONE_MS = 60_000;
 
@@ -53,7 +54,7 @@ export function requireFitting(
     );
   if (world !== place.tensorParallelSize)
     throw refusal(
-      `The engine has ${world} ranks and the fleet's replicas ${place.tensorParallelSize}: start the engine with --tensor-parallel-size ${place.tensorParallelSize}, or the fleet with --tp ${world}.`,
+      `The engine has ${countOf(world, "rank")} and each of the fleet's replicas ${place.tensorParallelSize}: start the engine with --tensor-parallel-size ${place.tensorParallelSize}, or the fleet with --tp ${world}.`,
     );
   if (role === "rank" && rank !== place.rank)
     throw refusal(
@@ -62,7 +63,7 @@ export function requireFitting(
   const other = engines.find(({ id }) => id === engine)?.links[role] ?? null;
   if (other !== null && other.pid !== pid)
     throw refusal(
-      `Process ${other.pid} is attached as ${engine} (${role}), and now process ${pid} calls itself the same: engines need different ids.`,
+      `Process ${other.pid} is attached as ${engine} (${role}), and process ${pid} has the same id: engines need different ones.`,
     );
 }
 

@@ -64,7 +64,6 @@ const LOOK_EVERY_MS = 250;
 interface Told {
   leases: EngineLease[];
   before: EngineLease[];
-  known: string;
 }
 
 export async function openRankEngines(options: RankEnginesOptions): Promise<RankEngines> {
@@ -75,6 +74,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
   let told: string | null = null;
   let looking: Promise<void> | null = null;
   let isFailing = false;
+  let isClosed = false;
   let recipe: { layoutDigest: string; name: string } | null = null;
   /** The swap for which cores are to stand still: one that calls meanwhile is told too. */
   let open: { epoch: number; reload: string } | null = null;
@@ -135,23 +135,27 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     look();
   }
 
-  /** One look after the other; what happens during one is seen by the next. */
+  function isTold(): boolean {
+    return told !== null && JSON.stringify(reportsOf(engines)) === told;
+  }
+
+  /** One look after the other; what happens during one is told by the next. */
   function look(): void {
     engines = aged(engines, clock.now());
     const isWaiting = engines.some((engine) => stateOf(engine) === "waiting");
-    const isTold = told !== null && JSON.stringify(reportsOf(engines)) === told;
-    if (looking !== null || (isTold && !isWaiting)) return;
-    looking = lookOnce()
-      .then(() => {
+    if (isClosed || looking !== null || (isTold() && !isWaiting)) return;
+    looking = lookOnce().then(
+      () => {
         isFailing = false;
-      })
-      .catch((error: unknown) => {
+        looking = null;
+        if (told !== null && !isTold()) look();
+      },
+      (error: unknown) => {
         if (!isFailing) log.warn({ err: error }, "engines could not be reported; it is tried again until it works");
         isFailing = true;
-      })
-      .finally(() => {
         looking = null;
-      });
+      },
+    );
   }
 
   async function lookOnce(): Promise<void> {
@@ -160,7 +164,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     if (result === null) return; // another incarnation is registered: this process is about to end
     engines = inherited(engines, result.before, clock.now());
     leases = result.leases;
-    told = result.known;
+    told = JSON.stringify(leases.map(({ since: _, ...report }) => report));
     const isIn = (id: string) => leases.some((lease) => lease.id === id && lease.state !== "waiting");
     const letIn = engines.filter((engine) => !engine.isAdmitted && stateOf(engine) === "waiting" && isIn(engine.id));
     if (letIn.length === 0) return;
@@ -171,7 +175,6 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
       if (!ids.includes(id)) continue;
       for (const link of [both.rank, both.core]) if (link !== null) welcome(link.id);
     }
-    told = JSON.stringify(reportsOf(engines));
   }
 
   async function isRegistered(): Promise<boolean> {
@@ -184,7 +187,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     if (rank?.incarnation !== incarnation) return null;
     const before = told === null ? (rank.engines ?? []) : [];
     const reports = reportsOf(inherited(engines, before, clock.now()));
-    return { before, known: JSON.stringify(reports), leases: reportEngines(draft, key, incarnation, reports, now) };
+    return { before, leases: reportEngines(draft, key, incarnation, reports, now) };
   }
 
   async function learnRecipe(): Promise<void> {
@@ -199,6 +202,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     ...gate,
     leases: () => leases,
     close() {
+      isClosed = true;
       stopLooking();
       links.close();
     },
