@@ -27,7 +27,7 @@ interface Model {
 }
 
 /** On a GPU engines are compared side by side: they start on the processor, and are small. */
-const AT_ONCE = 8;
+const AT_ONCE = 12;
 const SMALL = ["--gpu-memory-utilization", "0.05", "--kv-cache-memory-bytes", String(2 ** 29)];
 const STEPS = ["v1", "v2", "rollback", "v2 again"];
 
@@ -52,7 +52,9 @@ export const engineEqual: Case = {
     const take = async () => {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
         const [at, one] = next;
-        rows[at] = await compareOrSay(setting, one);
+        const row = await compareOrSay(setting, one);
+        rows[at] = row;
+        setting.say(`${one.what}: ${row.checks.every(({ holds }) => holds) ? "equal" : "NOT EQUAL"}`);
       }
     };
     await Promise.all(Array.from({ length: setting.device === "cpu" ? 1 : AT_ONCE }, take));
@@ -92,7 +94,6 @@ async function writeModels({ device, directory, python }: Setting): Promise<Mode
 }
 
 async function compareOrSay(setting: Setting, one: Comparison): Promise<Row> {
-  setting.say(one.what);
   try {
     return await compare(setting, one);
   } catch (error) {
