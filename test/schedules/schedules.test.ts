@@ -15,7 +15,7 @@ const SCHEDULES = Number(process.env.LAYERCAST_SCHEDULES ?? (DEEP ? 20_000 : 2_0
 const SEARCHED = Math.max(SCHEDULES, 20_000);
 const FIRST_SEED = Number(process.env.LAYERCAST_FIRST_SEED ?? 0);
 const WORKERS = Math.max(2, availableParallelism());
-const SEARCH_MS = 180_000;
+const SEARCH_MS = DEEP ? 900_000 : 180_000;
 const TIMEOUT_MS = 1_800_000;
 
 interface Ran {
@@ -54,7 +54,8 @@ describe("schedules", () => {
 });
 
 describe("some schedule breaks without the rule", () => {
-  for (const [index, { name, law, patches }] of RULES.entries()) {
+  for (const [index, { name, law, patches, isSeldomMissed = false }] of RULES.entries()) {
+    if (isSeldomMissed && !DEEP) continue;
     it.concurrent(`${name}: ${law}`, { timeout: TIMEOUT_MS }, async () => {
       const mutant = patched(program, String(index), patches);
       try {

@@ -200,7 +200,8 @@ class Links(SeatTest):
 class Dying(SeatTest):
     def test_the_lock_and_the_link_are_gone_with_the_process_though_a_fork_of_it_lives(self) -> None:
         worker = self.worker()
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(self.directory)], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", HOLDER, str(self.directory)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         assert process.stdout is not None
         child = json.loads(process.stdout.readline())
         try:
