@@ -93,7 +93,15 @@ async function pythonTests() {
 
 async function vitest(project) {
   const report = join(scratch, `${project}.json`);
-  const args = ["run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
+  const args = [
+    "run",
+    "--project",
+    project,
+    "--reporter=default",
+    "--reporter=json",
+    `--outputFile.json=${report}`,
+    ...more,
+  ];
   const { code, output } = await execute(join(root, "node_modules", ".bin", "vitest"), args);
   const { numPassedTests = 0, numFailedTests = 0, numFailedTestSuites = 0 } = readReport(report);
   const counted = Math.max(numFailedTests, numFailedTestSuites > 0 ? 1 : 0);
