@@ -13,9 +13,14 @@ const model = (version: string) => join(CHECKPOINTS, MODEL, version);
 let cluster: Cluster;
 const engines: VllmEngine[] = [];
 
-async function start(kind: "stock" | "arena", version: string, args: readonly string[]): Promise<VllmEngine> {
+async function start(
+  kind: "stock" | "arena",
+  version: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<VllmEngine> {
   const log = join(cluster.directory, `${kind}-${version}.log`);
-  const engine = await startEngine(kind, { python: PYTHON, model: model(version), args, log });
+  const engine = await startEngine(kind, { python: PYTHON, model: model(version), args, env, log });
   engines.push(engine);
   return engine;
 }
@@ -88,7 +93,9 @@ describe("two ranks", () => {
   it("stand still together: after each commit both compute with the same version", async () => {
     const run = wholeRun(cluster, MODEL, { scheme: "none" });
     await run.commit("v1");
-    const engine = await start("arena", "v1", [...(await engineFlags(cluster)), "--enforce-eager"]);
+    const flags = [...(await engineFlags(cluster)), "--enforce-eager"];
+    // A processor each: vLLM does not share out what it has.
+    const engine = await start("arena", "v1", flags, { VLLM_CPU_OMP_THREADS_BIND: "0|1" });
     await run.commit("v2");
     const second = await engine.generate();
     await run.rollBack();

@@ -133,9 +133,12 @@ async function end(child: ChildProcess): Promise<void> {
   }
 }
 
+/** vLLM says the cause first, and then each process that ends with it. */
+const TOLD_LINES = 200;
+
 async function tail(log: string): Promise<string> {
   const text = await readFile(log, "utf8").catch(() => "");
-  return text.trimEnd().split("\n").slice(-25).join("\n");
+  return text.trimEnd().split("\n").slice(-TOLD_LINES).join("\n");
 }
 
 function freePort(): Promise<number> {
