@@ -93,15 +93,7 @@ async function pythonTests() {
 
 async function vitest(project) {
   const report = join(scratch, `${project}.json`);
-  const args = [
-    "run",
-    "--project",
-    project,
-    "--reporter=default",
-    "--reporter=json",
-    `--outputFile.json=${report}`,
-    ...more,
-  ];
+  const args = ["run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
   const { code, output } = await execute(join(root, "node_modules", ".bin", "vitest"), args);
   const { numPassedTests = 0, numFailedTests = 0, numFailedTestSuites = 0 } = readReport(report);
   const counted = Math.max(numFailedTests, numFailedTestSuites > 0 ? 1 : 0);
