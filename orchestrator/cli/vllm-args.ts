@@ -30,14 +30,25 @@ const ONLINE: Record<Exclude<Scheme, "none">, string> = {
 /** Linear layers that Layercast leaves as they are and vLLM would quantize: routers, and the gate of shared experts. */
 const UNQUANTIZED = ["re:.*\\.gate$", "re:.*\\.shared_expert_gate$"];
 
-export function vllmArgs({ fleet, recipe, runDir, replica, device, liveBytes }: EngineFleet): EngineArgs {
-  const loader = { run_dir: runDir, fleet: fleet.fleet, ...(replica === 0 ? {} : { replica }) };
-  const args = ["--load-format", "layercast", "--model-loader-extra-config", JSON.stringify(loader)];
-  args.push("--tensor-parallel-size", String(fleet.tensor_parallel_size));
+export function vllmArgs({ runDir, replica, liveBytes, ...model }: EngineFleet): EngineArgs {
+  const loader = { run_dir: runDir, fleet: model.fleet.fleet, ...(replica === 0 ? {} : { replica }) };
+  const args = [
+    "--load-format",
+    "layercast",
+    "--model-loader-extra-config",
+    JSON.stringify(loader),
+    ...modelArgs(model),
+  ];
+  return { args, notes: model.device === "cuda" ? memoryNotes(liveBytes) : [] };
+}
+
+/** All but where the weights are: what a vLLM that loads them itself is told to compute the same. */
+export function modelArgs({ fleet, recipe, device }: Pick<EngineFleet, "fleet" | "recipe" | "device">): string[] {
+  const args = ["--tensor-parallel-size", String(fleet.tensor_parallel_size)];
   if (fleet.expert_parallel) args.push("--enable-expert-parallel");
   args.push(...quantizationArgs(recipe));
   if (device === "cuda") args.push(...backendArgs(recipe));
-  return { args, notes: device === "cuda" ? memoryNotes(liveBytes) : [] };
+  return args;
 }
 
 function quantizationArgs(recipe: Recipe): string[] {

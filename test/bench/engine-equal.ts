@@ -5,7 +5,7 @@ import { execFile } from "node:child_process";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { vllmArgs } from "../../orchestrator/cli/vllm-args.js";
+import { modelArgs, vllmArgs } from "../../orchestrator/cli/vllm-args.js";
 import type { Scheme } from "../../orchestrator/contract/recipe.js";
 import { compareGenerated, ENGINE_PROGRAMS, type Generated, startEngine } from "../engine/vllm.js";
 import { type Case, check, type Row, type Setting } from "./case.js";
@@ -154,28 +154,12 @@ function rowOf(
 }
 
 async function stockOutput({ python, device, tp }: Setting, scheme: Scheme, mode: Mode, model: string, log: string) {
-  const layout = { fleet: "none", tensor_parallel_size: tp, expert_parallel: false };
-  const { args } = vllmArgs({
-    fleet: layout,
-    recipe: scheme,
-    runDir: "",
-    replica: 0,
-    device: kindOf(device),
-    liveBytes: null,
-  });
-  // All that says how weights are quantized and computed with, without where they are.
-  const engine = await startEngine("stock", {
-    python,
-    model,
-    log,
-    args: [...args.slice(LOADER_WORDS), ...MODES[mode], ...sizeOf(device)],
-  });
+  const fleet = { fleet: "none", tensor_parallel_size: tp, expert_parallel: false };
+  const args = [...modelArgs({ fleet, recipe: scheme, device: kindOf(device) }), ...MODES[mode], ...sizeOf(device)];
+  const engine = await startEngine("stock", { python, model, log, args });
   await engine.stop();
   return engine.first;
 }
-
-/** `--load-format layercast --model-loader-extra-config {...}`, the first of what vllmArgs() gives. */
-const LOADER_WORDS = 4;
 
 async function arenaOutputs(
   { python, device }: Setting,

@@ -1,9 +1,10 @@
 // `vllm serve` of an 8B model out of the arena, 32 streams of completions, a commit every two seconds: what a client sees, how long
 // the engine stands still, what is lost. Beside it the same load while a stock vLLM loads weights its own ways.
 
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { vllmArgs } from "../../orchestrator/cli/vllm-args.js";
@@ -211,8 +212,6 @@ interface Trainer {
 }
 
 async function startTrainer(setting: Setting, url: string, checkpoint: string): Promise<Trainer> {
-  const { spawn } = await import("node:child_process");
-  const { createInterface } = await import("node:readline");
   const child = spawn(setting.python, [join(ENGINE_PROGRAMS, "ipc_trainer.py"), url, checkpoint], {
     env: { ...process.env, ...serverEnv(setting), VLLM_ALLOW_INSECURE_SERIALIZATION: "1" },
     stdio: ["pipe", "pipe", "inherit"],
