@@ -8,6 +8,7 @@ import { buildProgram } from "../../orchestrator/cli/program.js";
 import { readConfig } from "../../orchestrator/config.js";
 import { packageRoot } from "../../orchestrator/package-root.js";
 import { openRegisteredFile, rankDirectory } from "../../worker/registered-file.js";
+import { SILENT_TERMINAL } from "./captured.js";
 import { readComposeFile, readDockerfile, type Service } from "./compose-file.js";
 
 const { services, volumes } = readComposeFile();
@@ -15,17 +16,7 @@ const DOCKERFILES = ["deploy/orchestrator.Dockerfile", "deploy/worker.Dockerfile
 
 /** The options that the real parser makes of a command line, which is not run. */
 function parseCommand(words: string[]): Record<string, unknown> {
-  const silent = () => undefined;
-  const terminal = {
-    out: silent,
-    err: silent,
-    draw: silent,
-    interactive: false,
-    columns: () => 80,
-    rows: () => 24,
-    env: {},
-  };
-  const program = buildProgram({ terminal, exitCode: EXIT.ok });
+  const program = buildProgram({ terminal: SILENT_TERMINAL, exitCode: EXIT.ok });
   const command = program.commands.find((one) => one.name() === words[0]);
   let options: Record<string, unknown> | null = null;
   command?.action(() => {

@@ -5,18 +5,9 @@ import { EXIT } from "../../orchestrator/cli/command.js";
 import { orchestratorArgs, workerArgs } from "../../orchestrator/cli/local-fleet.js";
 import { buildProgram } from "../../orchestrator/cli/program.js";
 import { readConfig } from "../../orchestrator/config.js";
+import { SILENT_TERMINAL } from "./captured.js";
 
-const silent = () => undefined;
-const terminal = {
-  out: silent,
-  err: silent,
-  draw: silent,
-  interactive: false,
-  columns: () => 80,
-  rows: () => 24,
-  env: {},
-};
-const program = buildProgram({ terminal, exitCode: EXIT.ok });
+const program = buildProgram({ terminal: SILENT_TERMINAL, exitCode: EXIT.ok });
 const flagsOf = (name: string) =>
   program.commands.find((command) => command.name() === name)?.options.map(({ long }) => long ?? "") ?? [];
 const flagsIn = (args: string[]) => args.filter((word) => word.startsWith("--"));
