@@ -2,7 +2,7 @@
 // difference, through v1 -> v2 -> rollback -> v2; for every kind of model, recipe and way of running a step.
 
 import { execFile } from "node:child_process";
-import { mkdir } from "node:fs/promises";
+import { mkdir, rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { modelArgs, vllmArgs } from "../../orchestrator/cli/vllm-args.js";
@@ -18,6 +18,9 @@ const MODES = {
   compiled: [],
 } as const;
 type Mode = keyof typeof MODES;
+
+/** Else torch.compile chooses by timing its kernels how a row is summed, and two stock engines may differ from one another. */
+const EXACT = { TORCHINDUCTOR_DETERMINISTIC: "1" };
 
 interface Model {
   name: string;
@@ -41,11 +44,7 @@ export const engineEqual: Case = {
   ],
   async run(setting) {
     const models = await writeModels(setting);
-    const work = models.flatMap((model) =>
-      setting.recipes.flatMap((scheme) =>
-        model.modes.map((mode) => ({ model, scheme, mode, what: `${model.name} ${scheme} ${mode}` })),
-      ),
-    );
+    const work = models.flatMap((model) => setting.recipes.flatMap((scheme) => comparisonsOf(model, scheme)));
     const wanted = work.filter(({ what }) => setting.match?.test(what) ?? true);
     const rows: Row[] = [];
     const queue = [...wanted.entries()];
@@ -66,7 +65,23 @@ interface Comparison {
   model: Model;
   scheme: Scheme;
   mode: Mode;
+  stock: "stock" | "stock-exact";
   what: string;
+}
+
+/** Under channel scales stock rounds products of latent attention that Layercast has exactly: there also against a stock that has those. */
+function comparisonsOf(model: Model, scheme: Scheme): Comparison[] {
+  const kinds =
+    model.name === "mla" && scheme === "fp8-channel" ? (["stock", "stock-exact"] as const) : (["stock"] as const);
+  return model.modes.flatMap((mode) =>
+    kinds.map((stock) => ({
+      model,
+      scheme,
+      mode,
+      stock,
+      what: `${model.name} ${scheme} ${mode}${stock === "stock" ? "" : ", exact products"}`,
+    })),
+  );
 }
 
 async function writeModels({ device, directory, python }: Setting): Promise<Model[]> {
@@ -106,16 +121,22 @@ async function compareOrSay(setting: Setting, one: Comparison): Promise<Row> {
   }
 }
 
-async function compare(setting: Setting, { model, scheme, mode, what }: Comparison): Promise<Row> {
+async function compare(setting: Setting, one: Comparison): Promise<Row> {
+  const { model, scheme, mode, what } = one;
   const { versions } = model;
-  const directory = join(setting.directory, what.replaceAll(" ", "-"));
+  const directory = join(setting.directory, what.replaceAll(/[ ,]+/g, "-"));
   await mkdir(directory, { recursive: true });
+  // vLLM keeps compiled code by the model's path, and two compilations may round differently: all engines have one path.
+  const path = join(directory, "model");
   const stock: Generated[] = [];
-  for (const [at, path] of versions.entries())
-    stock.push(await stockOutput(setting, scheme, mode, path, join(directory, `stock-${at + 1}.log`)));
+  for (const [at, version] of versions.entries()) {
+    await rm(path, { force: true });
+    await symlink(version, path);
+    stock.push(await stockOutput(setting, one, path, join(directory, `stock-${at + 1}.log`)));
+  }
   const fleet = await startBenchFleet({ ...setting, directory, sources: "/" });
   try {
-    const found = await arenaOutputs(setting, fleet, { versions, scheme, mode, directory });
+    const found = await arenaOutputs(setting, fleet, { versions, scheme, mode, directory, path });
     const [v1, v2] = stock;
     const compared = [v1, v2, v1, v2].map((expected, at) => {
       if (expected === undefined || found[at] === undefined) return { equal: 0, largest: Number.NaN };
@@ -153,10 +174,15 @@ function rowOf(
   };
 }
 
-async function stockOutput({ python, device, tp }: Setting, scheme: Scheme, mode: Mode, model: string, log: string) {
+async function stockOutput(
+  { python, device, tp }: Setting,
+  { scheme, mode, stock }: Comparison,
+  model: string,
+  log: string,
+) {
   const fleet = { fleet: "none", tensor_parallel_size: tp, expert_parallel: false };
   const args = [...modelArgs({ fleet, recipe: scheme, device: kindOf(device) }), ...MODES[mode], ...sizeOf(device)];
-  const engine = await startEngine("stock", { python, model, log, args });
+  const engine = await startEngine(stock, { python, model, log, args, env: EXACT });
   await engine.stop();
   return engine.first;
 }
@@ -169,7 +195,8 @@ async function arenaOutputs(
     scheme,
     mode,
     directory,
-  }: { versions: readonly [string, string]; scheme: Scheme; mode: Mode; directory: string },
+    path,
+  }: { versions: readonly [string, string]; scheme: Scheme; mode: Mode; directory: string; path: string },
 ): Promise<Generated[]> {
   const commit = async (path: string, version: string) => {
     const { reload } = await fleet.reload(path, { recipe: { scheme }, weight_version: version });
@@ -188,8 +215,9 @@ async function arenaOutputs(
   });
   const engine = await startEngine("arena", {
     python,
-    model: versions[0],
+    model: path,
     args: [...args, ...MODES[mode], ...sizeOf(device)],
+    env: EXACT,
     log: join(directory, "arena.log"),
   });
   try {

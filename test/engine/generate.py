@@ -1,9 +1,9 @@
 """
 One real engine, of stock or out of an arena: what it generates, as JSON on standard output, a line a pass.
 
-    python generate.py stock|arena MODEL [the flags of `vllm serve`]
+    python generate.py stock|stock-exact|arena MODEL [the flags of `vllm serve`]
 
-The first line says what the engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. It generates
+`stock-exact` has the products of latent attention as Layercast makes them, see `put_exact_products`. The first line says what the engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. It generates
 again for every line on standard input, and ends with it; so an arena's weights can change in between.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     # Its processes inherit these.
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_SGL_KERNEL="0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if kind == "stock":
+    if kind != "arena":
         # In this process, where the CPU's kernels can be kept from packing weights, as in an engine out of an arena.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         use_plain_kernels()
@@ -37,6 +37,8 @@ def main() -> None:
     os.dup2(2, 1)  # what vLLM prints is no part of the answer
     started = time.monotonic()
     engine, version = make_engine(model, flags)
+    if kind == "stock-exact":
+        engine.apply_model(put_exact_products)
     say(out, {"vllm": version, "engine": kind, "start_s": round(time.monotonic() - started, 1)})
     say(out, generate(engine))
     for _ in sys.stdin:
@@ -48,6 +50,23 @@ def use_plain_kernels() -> None:
 
     if compat.is_cpu():
         compat.use_plain_cpu_kernels()
+
+
+def put_exact_products(model: Any) -> None:
+    """
+    `W_UK_T` and `W_UV` as codes times scales. For scales a channel vLLM runs the layer over an identity matrix instead, which is
+    quantized too: 0.4 % of the products are then rounded another way.
+    """
+    for module in model.modules():
+        if getattr(module, "kv_b_proj", None) is None or getattr(module, "W_UV", None) is None:
+            continue
+        codes, scales = module.kv_b_proj.weight.float(), module.kv_b_proj.weight_scale.float()
+        if codes.shape[0] != module.kv_lora_rank:
+            codes = codes.T  # now [latent, heads * (keys + values)]
+        heads, _, values = module.W_UV.shape
+        products = (codes * scales.reshape(1, -1)).to(module.W_UV.dtype).view(codes.shape[0], heads, -1)
+        module.W_UK_T.data.copy_(products[..., :-values].permute(1, 2, 0))
+        module.W_UV.data.copy_(products[..., -values:].transpose(0, 1))
 
 
 def make_engine(model: str, flags: list[str]) -> tuple[Any, str]:

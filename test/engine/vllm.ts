@@ -85,7 +85,7 @@ export interface VllmEngine {
 }
 
 export async function startEngine(
-  kind: "stock" | "arena",
+  kind: "stock" | "stock-exact" | "arena",
   { python, model, args, env, log }: VllmOptions,
 ): Promise<VllmEngine> {
   const program = join(ENGINE_PROGRAMS, "generate.py");
