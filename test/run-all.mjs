@@ -13,7 +13,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const scratch = mkdtempSync(join(tmpdir(), "layercast-test-"));
 const cores = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? "2";
 
-const env = { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0" };
+const isDeep = process.argv.includes("--deep");
+const env = { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0", LAYERCAST_DEEP: isDeep ? "1" : "0" };
 
 /** In the order in which they start: see `runSteps`. */
 const STEPS = [
@@ -24,12 +25,12 @@ const STEPS = [
   { name: "dead-code", run: () => check("knip") },
   { name: "lint-python", run: lintPython },
   { name: "lint-native", run: lintNative },
-  { name: "native", run: () => nativeTests("build-test", "", "all") },
+  { name: "native", run: () => nativeTests("build-test", "", isDeep ? "all" : "layercast_tests") },
   { name: "native-sanitized", run: () => nativeTests("build-test-sanitized", "address,undefined", "layercast_tests") },
   { name: "schedules", run: () => vitest("schedules") },
+  { name: "unit", run: () => vitest("unit") },
   { name: "fuzz", run: () => vitest("fuzz") },
   { name: "python", run: pythonTests },
-  { name: "unit", run: () => vitest("unit") },
 ];
 
 /** @typedef {{ passed: number, failed: number, output: string }} Result */
@@ -151,9 +152,7 @@ async function runStep({ name, run }) {
 }
 
 async function main() {
-  const named = process.argv.slice(2);
-  const wanted = named.filter((name) => name !== "--deep");
-  if (wanted.length < named.length) env.LAYERCAST_DEEP = "1";
+  const wanted = process.argv.slice(2).filter((name) => name !== "--deep");
   const unknown = wanted.filter((name) => !STEPS.some((step) => step.name === name));
   if (unknown.length > 0) {
     console.error(`no such step: ${unknown.join(", ")}; there are ${STEPS.map((step) => step.name).join(", ")}`);

@@ -48,7 +48,7 @@ describe.each([1, 2, 4])("by push, with tensor-parallel size %i", (tp) => {
   const nextRows = takeTurns([ORDERS.toReversed(), DELIVERIES]);
 
   for (const [name, goldens] of GOLDENS) {
-    const recipes = recipesOf(goldens, tp);
+    const recipes = recipesOf(goldens, tp).filter((_, at) => DEEP || at % 2 === (tp === 2 ? 1 : 0));
     if (recipes.length === 0) continue;
     it.each(recipes)(`${name} as %s is equal on every rank to the known digests, whole and in rows`, async (recipe) => {
       const [order = "", delivery = ""] = nextRows();
@@ -84,7 +84,7 @@ describe.each([
   });
 });
 
-/** All of them in `npm run test:deep`; else one, another each time. */
+/** All of them in `npm run test:deep`; else one, another each time. So it is with recipes: half of them at 2 ranks, the others at 1 and 4. */
 const sampleOf = <How>(ways: How[]): How[] => {
   turn += 1;
   return DEEP ? ways : ways.slice(turn % ways.length, (turn % ways.length) + 1);

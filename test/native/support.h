@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "arena.h"
@@ -31,6 +33,12 @@ inline constexpr std::array kEveryScheme = [] {
 inline constexpr std::span kQuantizing = std::span(kEveryScheme).subspan<1>();
 
 inline constexpr double kNoConstant = std::numeric_limits<double>::quiet_NaN();
+
+/** `npm run test:deep`; else the slowest laws are shown on a sample of their cases. */
+inline bool deep() {
+  const char* value = std::getenv("LAYERCAST_DEEP");
+  return value != nullptr && std::string_view(value) == "1";
+}
 
 class TemporaryDirectory {
  public:

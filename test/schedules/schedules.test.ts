@@ -10,7 +10,7 @@ import { DEEP } from "../deep.js";
 import { RULES } from "./rules.js";
 import type { Outcome } from "./schedule.js";
 
-const SCHEDULES = Number(process.env.LAYERCAST_SCHEDULES ?? (DEEP ? 20_000 : 2_000));
+const SCHEDULES = Number(process.env.LAYERCAST_SCHEDULES ?? (DEEP ? 20_000 : 1_000));
 /** A rule that is switched off must be missed within so many. */
 const SEARCHED = Math.max(SCHEDULES, 20_000);
 const FIRST_SEED = Number(process.env.LAYERCAST_FIRST_SEED ?? 0);
