@@ -21,8 +21,6 @@ const BASELINE_S = 10;
 const MARGIN_S = 4;
 const PEER_UPDATES = 4;
 const SCHEME = "fp8-channel";
-/** After a cleared cache all streams are computed again: in steps of this size the first of them wait for themselves, not for all. */
-const STEP_TOKENS = 2_048;
 /** A gap belongs to a commit that ended at most so long before it. */
 const AFTER_MS = 700;
 
@@ -87,15 +85,7 @@ function commit(fleet: BenchFleet, path: string): Promise<TimedReload> {
 function serverArgs(setting: Setting): string[] {
   const args = ["--max-model-len", "1024", "--no-enable-prefix-caching", "--dtype", "bfloat16"];
   if (isTiny(setting)) return [...args, "--enforce-eager"];
-  const memory = ["--kv-cache-memory-bytes", String(16 * 2 ** 30)];
-  return [
-    ...args,
-    ...memory,
-    "-cc",
-    '{"mode":0,"cudagraph_mode":"FULL"}',
-    "--max-num-batched-tokens",
-    String(STEP_TOKENS),
-  ];
+  return [...args, "--kv-cache-memory-bytes", String(16 * 2 ** 30), "-cc", '{"mode":0,"cudagraph_mode":"FULL"}'];
 }
 
 const serverEnv = (setting: Setting): NodeJS.ProcessEnv =>
