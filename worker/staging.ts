@@ -4,7 +4,8 @@
 import type { LayerReport, NativeCore, Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
-import { createResolver, type Resolve, type ResolvedProgram } from "../orchestrator/planner/resolve.js";
+import type { ResolvedProgram } from "../orchestrator/planner/make-program.js";
+import { createResolver, type Resolve } from "../orchestrator/planner/resolve.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import type { EngineGate } from "./engines/run-lock.js";
@@ -118,7 +119,7 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
     const { target, half } = requireDestination(destination);
     const resolved = resolve(target);
     try {
-      return await work.run(what, callDeadlineMs(bytesOf(resolved)), (cancel) =>
+      return await work.run(what, callDeadlineMs(resolved.bytes), (cancel) =>
         faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${phase}_running`, scope),
       );
     } catch (error) {
@@ -259,8 +260,4 @@ function spansOf({ layout }: Pick<Destination["target"], "layout">): Span[] {
 function requireDestination(destination: Destination | null): Destination {
   if (destination === null) throw new LayercastError("internal", "staging has no destination, yet it is open");
   return destination;
-}
-
-function bytesOf({ spans }: ResolvedProgram): number {
-  return spans.reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -10,9 +10,10 @@ import type { ArenaLayout, ArenaTensor, KernelTensor, Part, Plan, PlanLayer } fr
 import { SCHEMES } from "../contract/recipe.js";
 import { isTransposed } from "./check-windows.js";
 import { replicasOf } from "./cut-part.js";
-import { type Places, placesOf, reusedTables } from "./layer-geometry.js";
+import { reusedTables } from "./make-program.js";
 import { planFault } from "./plan-fault.js";
 import { AGREEMENT, DERIVED, OP, SCALE, SLICE, WIDTHS } from "./program-tables.js";
+import { type Places, placesOf } from "./rank-geometry.js";
 import { resolveOnce } from "./resolve.js";
 
 /** `arenas`: one a rank. */

@@ -17,6 +17,10 @@ export const SCALE = columnsOf(SCALE_FIELDS);
 export const AGREEMENT = columnsOf(AGREEMENT_FIELDS);
 export const DERIVED = columnsOf(DERIVED_FIELDS);
 
+/** Of each slice of a program, what it is of a checkpoint tensor, in elements; no part of the program. */
+const ORIGIN_FIELDS = ["tensor", "first", "rowStride", "colStride"] as const;
+export const ORIGIN = columnsOf(ORIGIN_FIELDS);
+
 /** Numbers a row. */
 export const WIDTHS = {
   ops: OP_FIELDS.length,
@@ -24,6 +28,7 @@ export const WIDTHS = {
   scales: SCALE_FIELDS.length,
   agreements: AGREEMENT_FIELDS.length,
   derived: DERIVED_FIELDS.length,
+  origins: ORIGIN_FIELDS.length,
 } as const;
 
 /**

@@ -1,5 +1,5 @@
 // One plan in a process of its own, so that its peak memory is this plan's and nothing is compiled yet: reads the headers, plans,
-// checks, stores, and prints one line of JSON. Arguments: the directory, a PlanOrder as JSON, the Redis.
+// checks, stores, makes one rank's programs, and prints one line of JSON. Arguments: the directory, a PlanOrder as JSON, the Redis.
 
 import { readCheckpointTable } from "../../orchestrator/checkpoint/checkpoint-table.js";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
@@ -8,6 +8,7 @@ import { groupLayers } from "../../orchestrator/planner/group-layers.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
 import { connectRedis } from "../../orchestrator/redis.js";
 import { openPlanStore } from "../../orchestrator/reloads/plan-store.js";
+import { measureRank, type RankReport } from "./rank-programs.js";
 
 export type PlanOrder = Pick<PlanRequest, "tensorParallelSize" | "expertParallel" | "scheme" | "dtype">;
 
@@ -23,6 +24,7 @@ export interface PlanReport {
   storeMs: number;
   storedBytes: number;
   peakBytes: number;
+  rank: RankReport;
 }
 
 const RELOAD = "scale";
@@ -44,6 +46,7 @@ async function measure(directory: string, order: PlanOrder, redisUrl: string): P
   const asked = { allowNonFinite: false, stagingPlace: "auto", retry, push: null } as const;
   await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, ...asked });
   lap();
+  const peakBytes = process.resourceUsage().maxRSS * 1024;
   const storedBytes = await sizeOf(redis, plan.mappingDigest);
   redis.disconnect();
   const [headersMs = 0, planMs = 0, checkMs = 0, storeMs = 0] = times.slice(1).map((at, lap) => at - (times[lap] ?? 0));
@@ -53,7 +56,8 @@ async function measure(directory: string, order: PlanOrder, redisUrl: string): P
     skipped: skipped.length,
     fault,
     ...{ headersMs, planMs, checkMs, storeMs, storedBytes },
-    peakBytes: process.resourceUsage().maxRSS * 1024,
+    peakBytes,
+    rank: measureRank(plan),
   };
 }
 

@@ -7,6 +7,7 @@ import { startPrivateRedis } from "../../orchestrator/redis-server.js";
 import { type Case, check, type Row } from "./case.js";
 import { writeDeepSeekHeaders } from "./deepseek-headers.js";
 import type { PlanOrder, PlanReport } from "./plan-process.js";
+import type { RankReport } from "./rank-programs.js";
 import { median } from "./statistics.js";
 
 const PLANS: readonly { what: string; order: PlanOrder }[] = [
@@ -23,7 +24,9 @@ const RUNS = 3;
 
 export const scale: Case = {
   name: "scale",
-  says: "plans of DeepSeek-V3's headers, each in a fresh process; medians, and the highest peak",
+  says:
+    "plans of DeepSeek-V3's headers, each in a fresh process; what one rank keeps of the layout, and its programs for all layers " +
+    "of a pull and of a push; medians, and the highest peak",
   columns: [
     { key: "tensors", title: "tensors", decimals: 0 },
     { key: "skipped", title: "skipped", decimals: 0 },
@@ -33,6 +36,11 @@ export const scale: Case = {
     { key: "store_ms", title: "store ms", decimals: 0 },
     { key: "peak_mb", title: "peak MB", decimals: 0 },
     { key: "stored_mb", title: "in Redis MB", decimals: 2 },
+    { key: "rank_ms", title: "rank ms", decimals: 0 },
+    { key: "rank_mb", title: "rank MB", decimals: 1 },
+    { key: "pull_ms", title: "pull ms", decimals: 0 },
+    { key: "push_ms", title: "push ms", decimals: 0 },
+    { key: "arrive_ms", title: "arrive ms", decimals: 0 },
     { key: "runs", title: "runs", decimals: 0 },
   ],
   async run({ reloads, directory, say }) {
@@ -57,13 +65,14 @@ export const scale: Case = {
 
 async function planOnce(checkpoint: string, order: PlanOrder, redisUrl: string): Promise<PlanReport> {
   const program = join(import.meta.dirname, "plan-process.js");
-  const args = [program, checkpoint, JSON.stringify(order), redisUrl];
+  const args = ["--expose-gc", program, checkpoint, JSON.stringify(order), redisUrl];
   const { stdout } = await promisify(execFile)(process.execPath, args);
   return JSON.parse(stdout) as PlanReport;
 }
 
 function rowOf(what: string, reports: readonly PlanReport[], written: number): Row {
-  const of = (key: Exclude<keyof PlanReport, "fault">) => reports.map((report) => report[key]);
+  const of = (key: Exclude<keyof PlanReport, "fault" | "rank">) => reports.map((report) => report[key]);
+  const ofRank = (key: keyof RankReport) => reports.map(({ rank }) => rank[key]);
   const [first] = reports;
   const uncounted = reports.filter(({ tensors, used, skipped }) => tensors !== written || used + skipped !== written);
   return {
@@ -77,6 +86,11 @@ function rowOf(what: string, reports: readonly PlanReport[], written: number): R
       store_ms: median(of("storeMs")),
       peak_mb: Math.max(...of("peakBytes")) / 1e6,
       stored_mb: Math.max(...of("storedBytes")) / 1e6,
+      rank_ms: median(ofRank("keptMs")),
+      rank_mb: Math.max(...ofRank("keptBytes")) / 1e6,
+      pull_ms: median(ofRank("pullMs")),
+      push_ms: median(ofRank("pushMs")),
+      arrive_ms: median(ofRank("arriveMs")),
       runs: reports.length,
     },
     checks: [

@@ -10,8 +10,8 @@ import type { Arena, LayerProgram, NativeCore } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import type { ArenaLayout, Plan } from "../../orchestrator/contract/plan.js";
 import type { Recipe } from "../../orchestrator/contract/recipe.js";
-import type { Matrix, Need } from "../../orchestrator/planner/matrix-needs.js";
-import { asInCheckpoint } from "../../orchestrator/planner/push-program.js";
+import type { Find, Write } from "../../orchestrator/planner/make-program.js";
+import type { Matrix } from "../../orchestrator/planner/rank-matrices.js";
 import type { RowRange } from "../../orchestrator/planner/row-ranges.js";
 import { channelProgram } from "../native/channel-program.js";
 import { copyWithExample, type Example } from "./recipe-example.js";
@@ -138,37 +138,41 @@ async function reloaded({ plan, arena, rank }: Planned): Promise<Buffer> {
 
 /** The same by the programs of a push in which rows come in pieces of `together`, the last first. */
 async function pushed({ plan, arena, rank }: Planned, together: number): Promise<Buffer> {
-  const { matricesOfRank } = await example.load<typeof import("../../orchestrator/planner/matrix-needs.js")>(
-    "orchestrator/planner/matrix-needs.js",
+  const { matricesOfRank, matrixOf } = await example.load<typeof import("../../orchestrator/planner/rank-matrices.js")>(
+    "orchestrator/planner/rank-matrices.js",
   );
-  const { pushProgram } = await example.load<typeof import("../../orchestrator/planner/push-program.js")>(
-    "orchestrator/planner/push-program.js",
+  const { makeProgram } = await example.load<typeof import("../../orchestrator/planner/make-program.js")>(
+    "orchestrator/planner/make-program.js",
   );
-  const { matrices } = matricesOfRank(plan.layout, arena, rank);
-  const rows = matrices.flatMap((matrix) =>
-    pieces(matrix, together).map((range) => ({ matrix, ...range, placed: placedRows(matrix, range, plan) })),
-  );
+  const matrices = matricesOfRank(plan.layout, arena, rank);
+  const writes = [...matrices.kernelOf.keys()].flatMap((index) => {
+    const matrix = matrixOf(matrices, index);
+    return pieces(matrix, together).map((range) => ({ ...matrix, ...range }));
+  });
   const { files, dtype } = plan.source;
-  const { program } = pushProgram({ rows: rows.reverse(), files, dtypes: dtype, allowNonFinite: false });
+  const source = { find: findIn(plan), files: [...files], dtypes: dtype, allowNonFinite: false };
+  const { program } = makeProgram(writes.reverse(), [], source);
   return bytesOf([program], arena.dataBytes);
 }
 
-function pieces({ rows, rowsTogether }: Matrix, together: number): RowRange[] {
+function pieces({ geometry: { rows, rowsTogether } }: Matrix, together: number): RowRange[] {
   if (rowsTogether === "all") return [{ from: 0, to: rows }];
   const size = together * rowsTogether;
   const count = Math.ceil(rows / size);
   return Array.from({ length: count }, (_, piece) => ({ from: piece * size, to: Math.min(rows, (piece + 1) * size) }));
 }
 
-function placedRows({ needs }: Matrix, range: RowRange, { source }: Plan) {
-  return needs.map((need: Need) => {
-    const from = Math.max(0, range.from - need.toRow);
-    const to = Math.min(need.rows, range.to - need.toRow);
-    if (from >= to) return [];
-    const bytes = DTYPES[source.dtype[need.tensor] ?? "BF16"].bytes;
-    const offset = (source.offset[need.tensor] ?? 0) + (need.first + from * need.rowStride) * bytes;
-    return [{ from, to, file: source.file[need.tensor] ?? 0, offset, ...asInCheckpoint(need, bytes) }];
-  });
+function findIn({ source }: Plan): Find<Write> {
+  return ({ geometry, matrix }, index, from, to) => {
+    const window = geometry.windows[index];
+    if (window === undefined) return [];
+    const tensor = window.tensors[matrix] ?? -1;
+    const { bytes } = DTYPES[source.dtype[tensor] ?? "BF16"];
+    const first = (window.firsts[matrix] ?? 0) + window.shift;
+    const offset = (source.offset[tensor] ?? 0) + (first + from * window.rowStride) * bytes;
+    const strides = { rowStride: window.rowStride * bytes, colStride: window.colStride * bytes };
+    return [{ from, to, file: source.file[tensor] ?? 0, offset, ...strides }];
+  };
 }
 
 function tensorIn({ arena }: Planned, bytes: Buffer, name: string): { bytes: Buffer; shape: number[] } {

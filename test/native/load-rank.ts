@@ -6,9 +6,10 @@ import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadNative } from "../../native/native.js";
-import type { ArenaTensor, Plan } from "../../orchestrator/contract/plan.js";
+import { loadNative, type Span } from "../../native/native.js";
+import type { ArenaLayout, ArenaTensor, Plan } from "../../orchestrator/contract/plan.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
+import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
 import { createResolver } from "../../orchestrator/planner/resolve.js";
 
 const core = loadNative();
@@ -34,9 +35,9 @@ export async function loadRank(plan: Plan, rank: number): Promise<Map<string, He
     const resolve = createResolver(plan.layout, { tensors, headerBytes, dataBytes });
     const layers = [...plan.layout.layers.keys()];
     for (const phase of ["layer", "finalize"] as const) {
-      const { program, spans } = resolve(plan.source, { layers, rank, phase, allowNonFinite: false });
+      const { program } = resolve(plan.source, { layers, rank, phase, allowNonFinite: false });
       await core.runLayer(arena, "staging", program, cancel);
-      await core.exchange(arena, spans, cancel);
+      await core.exchange(arena, spansOf(plan, { tensors, headerBytes, dataBytes }, rank, phase), cancel);
     }
     const exported = join(directory, "exported");
     await core.exportLive(arena, exported, headerBytes, [{ offset: 0, bytes: dataBytes }], cancel);
@@ -52,6 +53,15 @@ export async function loadRank(plan: Plan, rank: number): Promise<Map<string, He
     holder?.end();
     rmSync(directory, { recursive: true });
   }
+}
+
+/** What a phase writes. */
+function spansOf(plan: Plan, arena: ArenaLayout, rank: number, phase: "layer" | "finalize"): Span[] {
+  const places = placesOf(arena);
+  return plan.layout.layers.flatMap((_, layer) => {
+    const { kernels, derived } = layerGeometry(plan.layout, places, layer, { rank, phase });
+    return [...kernels, ...derived].flatMap(({ spans }) => spans);
+  });
 }
 
 /** Memory of a GPU for a live half. */

@@ -2,8 +2,10 @@ import { describe, expect, it } from "vitest";
 import { SLICE_FIELDS } from "../../native/native.js";
 import type { Plan } from "../../orchestrator/contract/plan.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
+import type { ResolvedProgram } from "../../orchestrator/planner/make-program.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { createResolver, describeElement, type ResolvedProgram } from "../../orchestrator/planner/resolve.js";
+import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
+import { createResolver, describeElement } from "../../orchestrator/planner/resolve.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { rowsOf } from "./interpret-program.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
@@ -62,15 +64,16 @@ describe("createResolver", () => {
   });
 
   it("splits each layer into what is loaded and what waits for finalize, and lists what each writes", () => {
-    const resolve = createResolver(plan.layout, arena);
+    const spansOf = (layer: number, phase: "layer" | "finalize") => {
+      const { kernels, derived } = layerGeometry(plan.layout, placesOf(arena), layer, { rank: 3, phase });
+      return [...kernels, ...derived].flatMap((written) => written.spans);
+    };
     const layers = [...plan.layout.layers.keys()];
-    const spans = (["layer", "finalize"] as const).flatMap(
-      (phase) => resolve(plan.source, { ...request, layers, phase }).spans,
-    );
+    const spans = layers.flatMap((layer) => [...spansOf(layer, "layer"), ...spansOf(layer, "finalize")]);
     const expected = arena.tensors.map(({ offset, bytes }) => ({ offset, bytes }));
     expect(spans.toSorted((a, b) => a.offset - b.offset)).toEqual(expected);
-    const finalize = resolve(plan.source, { ...request, phase: "finalize" });
-    expect(finalize.spans.map(({ bytes }) => bytes)).toEqual([4, 4, 4, 4]);
+    expect(spansOf(1, "finalize").map(({ bytes }) => bytes)).toEqual([4, 4, 4, 4]);
+    const finalize = createResolver(plan.layout, arena)(plan.source, { ...request, phase: "finalize" });
     expect([0, 1].map((slice) => describeElement(plan.layout, finalize, { slice, row: 0, col: 0 }).tensor)).toEqual([
       "model.layers.0.self_attn.kv_scale",
       "model.layers.0.self_attn.kv_scale",

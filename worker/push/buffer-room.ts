@@ -4,7 +4,8 @@ import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { listed } from "../../orchestrator/contract/listed.js";
 import { commonRows } from "../../orchestrator/planner/row-ranges.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
-import { type Arrival, type Cells, isDone, matrixAt, missingRows, neededBytes } from "./cells.js";
+import type { Arrival } from "./arrivals.js";
+import { type Cells, matrixAt, missingRows, neededBytes } from "./cells.js";
 
 /** Rows of a matrix that are to lie in buffers. */
 export interface HeldRows {
@@ -30,8 +31,8 @@ export function shareRoom(
   const fitting: HeldRows[] = [];
   const waiting: HeldRows[] = [];
   for (const one of rows) {
-    const bytes = neededBytes(cells, one.index, one.arrival);
-    const isFree = matrixAt(cells, one.index).phase === "finalize";
+    const bytes = neededBytes(cells, one.index, one.arrival.window, one.arrival);
+    const isFree = isFinalized(cells, one.index);
     if (isFree || bytes <= left) {
       fitting.push(one);
       if (!isFree) left -= bytes;
@@ -62,16 +63,20 @@ export function waitForRoom(cells: Cells, waiting: WaitingBuckets, limitBytes: n
 
 /** Matrices of which buffers have a part. */
 function partlyFilled(cells: Cells): number[] {
-  return cells.states.flatMap(({ held }, index) => {
-    const isFilling = held.some((ranges) => ranges.length > 0) && !isDone(cells, index);
-    return isFilling && matrixAt(cells, index).phase === "layer" ? [index] : [];
+  return [...cells.underWay].flatMap(([index, { held }]) => {
+    const isFilling = held.some((ranges) => ranges.length > 0);
+    return isFilling && !isFinalized(cells, index) ? [index] : [];
   });
+}
+
+function isFinalized(cells: Cells, index: number): boolean {
+  return matrixAt(cells, index).geometry.kernel.phase === "finalize";
 }
 
 function waitsForWaiting(cells: Cells, index: number, waiting: WaitingBuckets): boolean {
   return [...waiting.values()].flat().some((one) => {
     if (one.index !== index) return false;
-    return commonRows(missingRows(cells, index, one.arrival.need), [one.arrival]).length > 0;
+    return commonRows(missingRows(cells, index, one.arrival.window), [one.arrival]).length > 0;
   });
 }
 

@@ -3,32 +3,26 @@
 
 import { type Buffers, COPY_FIELDS, type NativeCore, type ProgramFile, type Span } from "../../native/native.js";
 import type { Bucket } from "../../orchestrator/contract/push.js";
-import type { RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
-import { type MatrixRows, pushProgram } from "../../orchestrator/planner/push-program.js";
-import type { ResolvedProgram } from "../../orchestrator/planner/resolve.js";
+import { makeProgram, type ProgramSource, type ResolvedProgram } from "../../orchestrator/planner/make-program.js";
+import type { RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
 import { explainFileError } from "../explain-native-error.js";
 import { addDigests, digestFromHex, type Owner } from "../ledger.js";
 import { callDeadlineMs, type NativeWork } from "../native-work.js";
 import type { ProgressReport } from "../report.js";
 import { someAtOnce } from "../some-at-once.js";
-import { type HeldRows, shareRoom, type WaitingBuckets, waitForRoom } from "./buffer-room.js";
 import {
   type Arrival,
   arrivalsOf,
-  bufferSpan,
-  type Cells,
+  type BucketWrite,
+  bucketWrite,
   copyOf,
-  heldBytes,
-  isDone,
-  matrixAt,
-  newCells,
-  noteDTypes,
-  noteHeld,
-  noteStreamed,
-  placeRows,
+  findInBucket,
   writableRows,
-} from "./cells.js";
+} from "./arrivals.js";
+import { bufferSpan } from "./buffer-places.js";
+import { type HeldRows, shareRoom, type WaitingBuckets, waitForRoom } from "./buffer-room.js";
+import { type Cells, heldBytes, isDone, matrixAt, newCells, noteDTypes, noteHeld, noteStreamed } from "./cells.js";
 
 /** Of one push, while this rank is filling its staging. */
 export interface Intake {
@@ -111,21 +105,19 @@ async function writeWhatCanBe(
   deps: IntakeDeps,
 ): Promise<void> {
   const { cells } = intake;
-  const byLayer = new Map<number, LayerWork[]>();
+  const byLayer = new Map<number, BucketWrite[]>();
   for (const [index, arrivals] of matrices) {
-    const matrix = matrixAt(cells, index);
-    if (matrix.phase === "finalize") continue; // attention waits for all others
-    for (const range of writableRows(cells, index, arrivals)) {
-      const rows = placeRows(cells, index, range, arrivals, FILES);
-      const known = byLayer.get(matrix.layer);
-      if (known === undefined) byLayer.set(matrix.layer, [{ index, rows }]);
-      else known.push({ index, rows });
-    }
+    const { layer, kernel } = matrixAt(cells, index).geometry;
+    if (kernel.phase === "finalize") continue; // attention waits for all others
+    const writes = writableRows(cells, index, arrivals).map((range) => bucketWrite(cells, index, range, arrivals));
+    const known = byLayer.get(layer);
+    if (known !== undefined) known.push(...writes);
+    else if (writes.length > 0) byLayer.set(layer, writes);
   }
   const buffered = [...byLayer.values()].flat().filter(({ index }) => heldBytes(cells, index) > 0);
-  const files = programFiles(intake, bucket, deps);
+  const source = bucketSource(intake, bucket, deps);
   try {
-    await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, works]) => runLayer(intake, layer, works, files, deps));
+    await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, writes]) => runLayer(intake, layer, writes, source, deps));
   } finally {
     // After the last program that reads from buffers, whose file may not change meanwhile.
     const done = new Set(buffered.map(({ index }) => index).filter((index) => isDone(cells, index)));
@@ -133,39 +125,35 @@ async function writeWhatCanBe(
   }
 }
 
-/** Rows of one matrix that are written now. */
-interface LayerWork {
-  index: number;
-  rows: MatrixRows;
-}
-
-/** In programs of an intake. */
-export const FILES = { bucket: 0, buffers: 1 };
-
 async function runLayer(
   intake: Intake,
   layer: number,
-  works: LayerWork[],
-  files: ProgramFile[],
+  writes: readonly BucketWrite[],
+  source: ProgramSource<BucketWrite>,
   deps: IntakeDeps,
 ): Promise<void> {
   const { cells, plan, owner } = intake;
-  const resolved = pushProgram({
-    rows: works.map(({ rows }) => rows),
-    files,
-    dtypes: cells.dtypes,
-    allowNonFinite: plan.allowNonFinite,
-  });
+  const resolved = makeProgram(writes, [], source);
   const report = await deps.run(owner, plan, resolved, `layer ${plan.layout.layers[layer]?.name}`);
   intake.digest = addDigests(intake.digest, digestFromHex(report.digest));
-  for (const { index, rows } of works) noteStreamed(cells, index, rows);
+  for (const write of writes) noteStreamed(cells, write.index, write);
   deps.report.layerWritten(report);
   if (cells.unwritten[layer] === 0) deps.report.layerComplete(layer);
 }
 
-export function programFiles({ buffers }: Intake, bucket: Bucket | null, { core }: IntakeDeps): ProgramFile[] {
-  const nothing = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
-  return [bucket?.file ?? nothing, buffers === null ? nothing : core.describeBuffers(buffers).file];
+/** Rows that lie in a bucket and in buffers, as the latter are now; null: in buffers alone. */
+export function bucketSource(
+  { buffers, cells, plan }: Intake,
+  bucket: Bucket | null,
+  { core }: Pick<IntakeDeps, "core">,
+): ProgramSource<BucketWrite> {
+  const nothing: ProgramFile = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
+  return {
+    files: [bucket?.file ?? nothing, buffers === null ? nothing : core.describeBuffers(buffers).file],
+    dtypes: cells.dtypes,
+    allowNonFinite: plan.allowNonFinite,
+    find: (write, window, from, to) => findInBucket(cells, write, window, from, to),
+  };
 }
 
 async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { core }: IntakeDeps): Promise<void> {
@@ -193,7 +181,7 @@ async function holdTheRest(intake: Intake, bucket: Bucket, deps: IntakeDeps): Pr
 async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: IntakeDeps): Promise<void> {
   const { cells } = intake;
   const { core, work, report } = deps;
-  intake.buffers ??= core.openBuffers(cells.bufferBytes);
+  intake.buffers ??= core.openBuffers(cells.buffers.bytes);
   const { buffers } = intake;
   const copies = rows.map(({ index, arrival }) => ({ file: 0, ...copyOf(cells, index, arrival) }));
   const table = Float64Array.from(copies.flatMap((copy) => COPY_FIELDS.map((field) => copy[field])));
@@ -204,7 +192,7 @@ async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: Inta
     .catch((error: unknown) => {
       throw explainFileError(error, bucket.file.path, what);
     });
-  for (const { index, arrival } of rows) noteHeld(cells, index, arrival);
+  for (const { index, arrival } of rows) noteHeld(cells, index, arrival.window, arrival);
   intake.peakBytes = Math.max(intake.peakBytes, heldNow(intake, deps));
   report.cut(filled);
 }

@@ -46,7 +46,7 @@ export async function stageExport({ owner, plan, mode, staging, report, pushes }
   const done = await staging.run(
     owner,
     plan,
-    { program, origins: new Float64Array(), spans: tensors },
+    { program, origins: new Float64Array(), bytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0) },
     "the kept export",
   );
   report.layerWritten(done);

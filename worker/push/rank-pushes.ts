@@ -3,7 +3,7 @@
 import type { NativeCore } from "../../native/native.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { matricesOfRank, type RankMatrices } from "../../orchestrator/planner/matrix-needs.js";
+import { matricesOfRank, type RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
 import type { PushSessions, Taker } from "../../orchestrator/reloads/push/session-store.js";
 import type { Owner } from "../ledger.js";

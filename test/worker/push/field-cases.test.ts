@@ -9,13 +9,13 @@ import type { Layout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import type { Recipe } from "../../../orchestrator/contract/recipe.js";
 import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
-import { matricesOfRank } from "../../../orchestrator/planner/matrix-needs.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
-import { pushProgram } from "../../../orchestrator/planner/push-program.js";
-import type { ResolvedProgram } from "../../../orchestrator/planner/resolve.js";
+import { OP } from "../../../orchestrator/planner/program-tables.js";
+import { matricesOfRank } from "../../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../../orchestrator/reloads/plan-store.js";
-import { arrivalsOf, isDone, isTouched, matrixAt, newCells, placeRows } from "../../../worker/push/cells.js";
-import { FILES, type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
+import { arrivalsOf, writableRows } from "../../../worker/push/arrivals.js";
+import { isDone, isTouched, matrixAt, newCells } from "../../../worker/push/cells.js";
+import { type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
 
 const CHECKPOINTS = path.resolve(import.meta.dirname, "../../fixtures/checkpoints");
 
@@ -71,7 +71,9 @@ async function takingRank(of: RankCase): Promise<TakingRank> {
   const intake = openIntake({ reload: "push", epoch: 1, content: "push" }, plan, matrices);
   const { cells } = intake;
   const whenAll = (is: (index: number) => boolean) => {
-    const names = [...cells.states.keys()].map((index) => [matrixAt(cells, index).kernel.name, is(index)] as const);
+    const names = [...cells.done.keys()].map(
+      (index) => [matrixAt(cells, index).geometry.kernel.name, is(index)] as const,
+    );
     const not = new Set(names.filter(([, isSo]) => !isSo).map(([name]) => name));
     return [...new Set(names.map(([name]) => name))].filter((name) => !not.has(name));
   };
@@ -247,22 +249,22 @@ describe.each(["tiny-deepseek-v2", "tiny-deepseek-v3", "tiny-qwen2-moe", "tiny-l
           layout.checkpointTensors.map(({ name }) => name),
         );
         const arrivals = arrivalsOf(cells, all.pieces);
-        const rows = matrices.matrices.map((matrix, index) =>
-          placeRows(cells, index, { from: 0, to: matrix.rows }, arrivals.get(index) ?? [], FILES),
-        );
-        const { spans }: ResolvedProgram = pushProgram({
-          rows,
-          files: [],
-          dtypes: source.dtype,
-          allowNonFinite: false,
+        const spans = [...cells.done.keys()].flatMap((index) => {
+          const { geometry, matrix } = matrixAt(cells, index);
+          const rowBytes = geometry.outBytes / geometry.rows;
+          const start = (geometry.op[OP.outOffset] ?? 0) + matrix * geometry.outBytes;
+          return writableRows(cells, index, arrivals.get(index) ?? []).map(({ from, to }) => ({
+            offset: start + from * rowBytes,
+            bytes: (to - from) * rowBytes,
+          }));
         });
-        const derived = matrices.derived.flatMap(({ kernel }) => matrices.places.get(kernel.name) ?? []);
+        const derived = matrices.derived.flatMap((made) => made.spans);
         const writes = new Uint8Array(arena.dataBytes);
         for (const { offset, bytes } of [...spans, ...derived]) {
           for (let at = offset; at < offset + bytes; at++) writes[at] = (writes[at] ?? 0) + 1;
         }
         // The core writes these with the codes that they scale.
-        const scales = new Set(matrices.matrices.map(({ kernel }) => kernel.scale?.name));
+        const scales = new Set(matrices.kernels.map(({ kernel }) => kernel.scale?.name));
         const left = arena.tensors
           .filter(({ name }) => !scales.has(name))
           .filter(({ offset, bytes }) => writes.subarray(offset, offset + bytes).some((count) => count !== 1));

@@ -9,8 +9,8 @@ import { DTYPES, type SourceDType, type StoredDType } from "../../../orchestrato
 import type { ArenaLayout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
-import { matricesOfRank, type RankMatrices } from "../../../orchestrator/planner/matrix-needs.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
+import { matricesOfRank, type RankMatrices } from "../../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../../orchestrator/reloads/plan-store.js";
 import { openNativeWork } from "../../../worker/native-work.js";
 import { closeIntake } from "../../../worker/push/close-intake.js";
@@ -117,8 +117,8 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
 const PUSH = { base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 };
 
 /** As recipes do that must see several rows, or all, of a matrix: what is in between waits in buffers. */
-function groupRows({ matrices }: RankMatrices, rowsTogether: number | "all"): void {
-  for (const matrix of matrices) if (matrix.rowsTogether !== "all") matrix.rowsTogether = rowsTogether;
+function groupRows({ kernels }: RankMatrices, rowsTogether: number | "all"): void {
+  for (const kernel of kernels) if (kernel.rowsTogether !== "all") kernel.rowsTogether = rowsTogether;
 }
 
 type Part = Omit<BucketPiece, "offset"> & { bytes: Uint8Array };
