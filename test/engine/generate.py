@@ -3,8 +3,9 @@ One real engine, of stock or out of an arena: what it generates, as JSON on stan
 
     python generate.py stock|stock-exact|arena MODEL [the flags of `vllm serve`]
 
-`stock-exact` has the products of latent attention as Layercast makes them, see `put_exact_products`. The first line says what the engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. It generates
-again for every line on standard input, and ends with it; so an arena's weights can change in between.
+`stock-exact` has the products of latent attention as Layercast makes them, see `put_exact_products`. The first line says what the
+engine is, each next is `{"tokens": [[...]], "logprobs": [[...]]}` of the same prompts. It generates again for every line on
+standard input, and ends with it; so an arena's weights can change in between.
 """
 
 from __future__ import annotations
