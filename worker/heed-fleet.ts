@@ -25,6 +25,5 @@ async function releaseIfEnded(rank: Rank, owner: Owner): Promise<void> {
   const committed = known?.state.committed ?? null;
   if (active?.id === owner.reload || committed?.epoch === owner.epoch) return;
   await rank.staging.release(owner);
-  rank.pushes.intakes.drop(owner);
   if (undoOf(rank) !== null) await tellArena(rank, null);
 }

@@ -2,7 +2,6 @@
 // memory it describes, so both are lost together. `closed`, `open`, `prepared` and `undo` are all that staging can be.
 
 import type { Span } from "../native/native.js";
-import { countOf } from "../orchestrator/contract/count-of.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { Held } from "../orchestrator/reloads/protocol/state.js";
 
@@ -24,7 +23,7 @@ export interface Undo {
 
 export type Staging =
   | { kind: "closed" }
-  | { kind: "open"; owner: Owner; layers: Map<number, bigint>; finalized: bigint | null }
+  | { kind: "open"; owner: Owner }
   /** `adopted`: the undo that became the prepared bytes without a write, and is undo again if the reload ends undecided. */
   | {
       kind: "prepared";
@@ -65,7 +64,7 @@ function refuseLowerEpoch(ledger: Ledger, { reload, epoch }: Owner): void {
 export function open(ledger: Ledger, owner: Owner): Ledger {
   refuseLowerEpoch(ledger, owner);
   if (isOwner(ledger.staging, owner)) return ledger;
-  return { staging: { kind: "open", owner, layers: new Map(), finalized: null }, highestEpoch: owner.epoch };
+  return { staging: { kind: "open", owner }, highestEpoch: owner.epoch };
 }
 
 /** A write may begin only under open(owner). */
@@ -79,39 +78,11 @@ export function requireOpen(ledger: Ledger, owner: Owner): Extract<Staging, { ki
   });
 }
 
-/** A layer is staged whole; its digest is a summand of the rank's. */
-export function recordLayer(ledger: Ledger, owner: Owner, layer: number, digest: bigint): Ledger {
-  const staging = requireOpen(ledger, owner);
-  return { ...ledger, staging: { ...staging, layers: new Map(staging.layers).set(layer, digest) } };
-}
-
-export function missingLayers(ledger: Ledger, owner: Owner, layerCount: number): number[] {
-  const { layers } = requireOpen(ledger, owner);
-  return Array.from({ length: layerCount }, (_, layer) => layer).filter((layer) => !layers.has(layer));
-}
-
-export function recordFinalized(ledger: Ledger, owner: Owner, digest: bigint): Ledger {
-  return { ...ledger, staging: { ...requireOpen(ledger, owner), finalized: digest } };
-}
-
-/** open -> prepared: every layer and the finalize tensors are in; nothing more can be written. */
-export function prepare(ledger: Ledger, owner: Owner, layerCount: number, generation: number): Ledger {
-  const { layers, finalized } = requireOpen(ledger, owner);
-  if (layers.size !== layerCount || finalized === null) {
-    throw new LayercastError(
-      "not_prepared",
-      `reload ${owner.reload} has ${layers.size} of ${countOf(layerCount, "layer")} staged`,
-      {
-        reload: owner.reload,
-      },
-    );
-  }
-  const digest = [...layers.values()].reduce(addDigests, finalized);
-  return { ...ledger, staging: { kind: "prepared", owner, digest, generation, spans: null, adopted: null } };
-}
-
-/** open -> prepared, of what was pushed: `spans` of the arena, null: all of it. `digest` is of all that will be live. */
-export function preparePushed(
+/**
+ * open -> prepared: all is in, and nothing more can be written. `spans`: what there is to exchange; null: all of the arena.
+ * `digest` is of all that will be live.
+ */
+export function prepare(
   ledger: Ledger,
   owner: Owner,
   { digest, generation, spans }: { digest: bigint; generation: number; spans: Span[] | null },

@@ -13,7 +13,6 @@ import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-stor
 export interface ProgressReport {
   readonly progress: RankProgress;
   attempted(): void;
-  layerDone(layer: number, report: LayerReport): void;
   /** Some of a layer's matrices, or rows of them, are staged. */
   layerWritten(report: LayerReport): void;
   /** All of a layer is. */
@@ -71,10 +70,6 @@ export function openReport(
   return {
     progress,
     attempted: () => void progress.attempts++,
-    layerDone(layer, report) {
-      addLayer(progress, report);
-      layerComplete(layer);
-    },
     layerWritten(report) {
       addLayer(progress, report);
       tellSoon();

@@ -13,10 +13,9 @@ import { reportArena } from "../orchestrator/reloads/protocol/rank-transitions.j
 import { fail, handInToken, heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
 import { activeReload, type ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
 import type { Owner } from "./ledger.js";
-import { loadLayers, onThisHost, openFor, prepareReload } from "./load-reload.js";
+import { prepareReload, takeBucket, takeLayers } from "./load-reload.js";
 import { type Loading, loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
-import { takeOne } from "./push/take-buckets.js";
 import { type Rank, readFleet, undoOf } from "./rank.js";
 
 type ReloadJob = Exclude<RankJob, { kind: "export" }>;
@@ -69,11 +68,9 @@ async function runLoad(
   try {
     if (job.kind === "layer") {
       if (rank.staging.prepared(owner) !== null) return; // delivered again after the rank barrier
-      const here = await onThisHost(loading);
-      await openFor(here);
-      await loadLayers(here, job.layers);
+      await takeLayers(loading, job.layers);
     } else if (job.kind === "bucket") {
-      if (rank.staging.prepared(owner) === null) await takeOne(loading, job.sequence);
+      if (rank.staging.prepared(owner) === null) await takeBucket(loading, job.sequence);
     } else {
       await runFinalize(rank, loading);
     }

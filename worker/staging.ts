@@ -1,15 +1,16 @@
 // The one owner of a rank's staging at work (P2, P4): opens it for a reload, lets writes in while it is open, closes it when
 // all is there, swaps. Opening, preparing and swapping shut the gate first and wait until no native write is in flight.
 
-import type { LayerReport, NativeCore, Span } from "../native/native.js";
+import type { Cancel, LayerReport, NativeCore, Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
 import type { ResolvedProgram } from "../orchestrator/planner/make-program.js";
-import { createResolver, type Resolve } from "../orchestrator/planner/resolve.js";
 import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
 import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import type { EngineGate } from "./engines/run-lock.js";
 import { explainHostError, explainNativeError } from "./explain-native-error.js";
+import type { Intake } from "./intake/intake.js";
+import { keepIntakes } from "./intake/intakes.js";
 import {
   addDigests,
   adoptUndo,
@@ -17,14 +18,10 @@ import {
   digestToHex,
   isOwner,
   type Ledger,
-  missingLayers,
   newLedger,
   type Owner,
   open,
   prepare,
-  preparePushed,
-  recordFinalized,
-  recordLayer,
   release,
   requireOpen,
   requirePrepared,
@@ -35,18 +32,14 @@ import type { Destination, RankArena } from "./rank-arena.js";
 
 export interface RankStaging {
   ledger(): Ledger;
-  /** Opens staging for the owner unless it has it; what another had there is gone. */
+  /** Opens staging for the owner, with nothing in it, unless the owner has it; what another had there is gone. */
   open(owner: Owner, plan: LoadedPlan, mode: "staged" | "in_place"): Promise<void>;
-  /** Layers not staged yet. */
-  missing(owner: Owner, plan: LoadedPlan): number[];
-  /** Stages one layer; null when it is there already. */
-  loadLayer(owner: Owner, plan: LoadedPlan, layer: number): Promise<LayerReport | null>;
-  /** The rank barrier has fallen: stages what waited for it, then closes staging. */
-  finalize(owner: Owner, plan: LoadedPlan): Promise<void>;
-  /** Runs a program while staging is open for the owner; `what` is the work, such as "layer model.layers.7". */
-  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: string): Promise<LayerReport>;
-  /** Closes staging over what was pushed: `digest` is of what was written to these spans (null: to all). */
-  closePushed(owner: Owner, digest: bigint, spans: Span[] | null): Promise<void>;
+  /** What is in it, while it is open for the owner. Throws `not_prepared` when it is not. */
+  intake(owner: Owner): Intake;
+  /** Runs a program while staging is open for the owner. */
+  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport>;
+  /** The rank barrier has fallen, and all is in: `digest` is of what was written to these spans (null: to all). */
+  close(owner: Owner, digest: bigint, spans: Span[] | null): Promise<void>;
   /** Takes undo for prepared when it holds the owner's content. */
   adopt(owner: Owner): Promise<boolean>;
   /** The token's facts, when prepared by the owner. */
@@ -57,6 +50,12 @@ export interface RankStaging {
   release(owner: Owner): Promise<void>;
   /** Runs while nothing can be swapped. */
   whileStanding<Result>(run: () => Promise<Result>): Promise<Result>;
+}
+
+interface Work {
+  /** Such as "layer model.layers.7". */
+  name: string;
+  phase: "layer" | "finalize";
 }
 
 export interface StagingOptions {
@@ -73,7 +72,7 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
   // The page's epoch, even where nothing vouches for the bytes: no later reload may have the same.
   let ledger = newLedger(arena.page().epoch);
   let destination: Destination | null = null;
-  let resolver: { mappingDigest: string; resolve: Resolve } | null = null;
+  const intakes = keepIntakes(core, rank);
   let gate: Promise<void> = Promise.resolve();
   let shut = 0;
 
@@ -93,13 +92,6 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
     while (shut > 0) await gate;
   }
 
-  function resolverOf(plan: LoadedPlan, target: Destination["target"]): Resolve {
-    if (resolver?.mappingDigest !== plan.mappingDigest) {
-      resolver = { mappingDigest: plan.mappingDigest, resolve: createResolver(plan.layout, target.layout) };
-    }
-    return resolver.resolve;
-  }
-
   async function makeRoom(plan: LoadedPlan, mode: "staged" | "in_place"): Promise<Destination> {
     const { layout, layoutDigest, stagingPlace } = plan;
     try {
@@ -109,35 +101,19 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
     }
   }
 
-  /** Runs a program while staging is open for the owner. */
-  async function write(
-    { owner, plan, what, phase }: { owner: Owner; plan: LoadedPlan; what: string; phase: "layer" | "finalize" },
-    resolve: (target: Destination["target"]) => ResolvedProgram,
-  ): Promise<LayerReport> {
+  async function write(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport> {
     await gateOpen();
     requireOpen(ledger, owner);
     const { target, half } = requireDestination(destination);
-    const resolved = resolve(target);
+    const run = (cancel: Cancel) =>
+      faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${what.phase}_running`, scope);
     try {
-      return await work.run(what, callDeadlineMs(resolved.bytes), (cancel) =>
-        faultDuring(core.runLayer(target.arena, half, resolved.program, cancel), `worker.${phase}_running`, scope),
-      );
+      const report = await work.run(what.name, callDeadlineMs(resolved.bytes), run);
+      requireOpen(ledger, owner); // what was written for another is counted nowhere
+      return report;
     } catch (error) {
-      throw explainNativeError(error, plan, resolved, what);
+      throw explainNativeError(error, plan, resolved, what.name);
     }
-  }
-
-  function writeLayers(
-    owner: Owner,
-    plan: LoadedPlan,
-    layers: number[],
-    phase: "layer" | "finalize",
-  ): Promise<LayerReport> {
-    const { source, allowNonFinite } = plan;
-    const what = `${phase} ${layers.map((layer) => plan.layout.layers[layer]?.name).join(", ")}`;
-    return write({ owner, plan, what, phase }, (target) =>
-      resolverOf(plan, target)(source, { layers, rank, phase, allowNonFinite }),
-    );
   }
 
   /** Of all bytes that will be live once these spans, of which `written` is the digest, have been exchanged. */
@@ -152,7 +128,6 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
 
   return {
     ledger: () => ledger,
-    missing: (owner, plan) => missingLayers(ledger, owner, plan.layout.layers.length),
     async open(owner, plan, mode) {
       if (isOwner(ledger.staging, owner)) return;
       const opened = open(ledger, owner);
@@ -161,33 +136,29 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
         if (isOwner(ledger.staging, owner)) return;
         refuseLive(arena, owner);
         ledger = { staging: { kind: "closed" }, highestEpoch: owner.epoch };
+        intakes.drop();
         destination = await makeRoom(plan, mode);
         // Odd from here on, which no engine computes with (P14).
         if (destination.mode === "live")
           await engines.whileStill(owner, async () => arena.beginSwap(owner.epoch, owner.reload));
+        intakes.open(owner, plan);
         ledger = opened;
       });
     },
-    async loadLayer(owner, plan, layer) {
-      if (requireOpen(ledger, owner).layers.has(layer)) return null;
-      const report = await writeLayers(owner, plan, [layer], "layer");
-      ledger = recordLayer(ledger, owner, layer, digestFromHex(report.digest));
-      return report;
+    intake(owner) {
+      requireOpen(ledger, owner);
+      const intake = intakes.current(owner);
+      if (intake === null)
+        throw new LayercastError("internal", "staging is open, yet nothing is known of what is in it");
+      return intake;
     },
-    async finalize(owner, plan) {
-      const all = plan.layout.layers.map((_, layer) => layer);
-      const report = await writeLayers(owner, plan, all, "finalize");
-      await exclusively(() => {
-        ledger = recordFinalized(ledger, owner, digestFromHex(report.digest));
-        ledger = prepare(ledger, owner, all.length, arena.page().generation);
-      });
-    },
-    run: (owner, plan, resolved, what) => write({ owner, plan, what, phase: "layer" }, () => resolved),
-    closePushed: (owner, written, spans) =>
+    run: write,
+    close: (owner, written, spans) =>
       exclusively(async () => {
         requireOpen(ledger, owner);
         const digest = await digestAfter(written, spans);
-        ledger = preparePushed(ledger, owner, { digest, generation: arena.page().generation, spans });
+        ledger = prepare(ledger, owner, { digest, generation: arena.page().generation, spans });
+        intakes.drop();
       }),
     adopt: (owner) =>
       exclusively(() => {
@@ -227,7 +198,9 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
       if (!isOwner(ledger.staging, owner)) return;
       work.cancelAll();
       await exclusively(() => {
-        if (isOwner(ledger.staging, owner)) ledger = release(ledger);
+        if (!isOwner(ledger.staging, owner)) return;
+        ledger = release(ledger);
+        intakes.drop();
       });
     },
     whileStanding: (run) => exclusively(run),

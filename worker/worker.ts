@@ -38,7 +38,7 @@ import { openNativeWork } from "./native-work.js";
 import { leavingWithDevice, openRankDevice, type RequestedDevice } from "./open-device.js";
 import { pinRepeatedSources } from "./pin-sources.js";
 import type { ProcessIdentity } from "./process-identity.js";
-import { keepIntakes, type RankPushes } from "./push/rank-pushes.js";
+import type { RankPushes } from "./push/rank-pushes.js";
 import { type Rank, reportKeeper } from "./rank.js";
 import { HOST_FILES, openRankArena } from "./rank-arena.js";
 import { type RegisteredFile, rankDirectory } from "./registered-file.js";
@@ -158,7 +158,6 @@ async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
     sessions: openPushSessions(redis),
     expected: [],
     warn: (owner, warning) => tellWarning(store, fleet, owner, warning),
-    intakes: keepIntakes(core, rank),
   };
   const pin = place.holders === null ? () => {} : pinRepeatedSources(core, place.device, log); // pinned for GPUs only
   const pinnedBytes = () => core.describeDevice(place.device).pinnedBytes;

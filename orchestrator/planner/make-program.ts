@@ -133,18 +133,15 @@ function filled({ values, end }: Table): Float64Array {
 /** One op: slices of the rows that it writes, then of values that must agree with the first. */
 function putWrite<W extends Write>(tables: ProgramTables, write: W, source: ProgramSource<W>): void {
   const { slices, agreements } = tables;
-  const { windows, rows: allRows } = write.geometry;
-  // Of a whole matrix each window is put in whole, also one that does not fit: the check of the plan must see it.
-  const isWhole = write.from === 0 && write.to === allRows;
+  const { windows } = write.geometry;
   const firstSlice = slices.end / WIDTHS.slices;
   let agreeing = 0;
   for (let index = 0; index < windows.length; index++) {
-    const { kind, toRow, rows } = windowOf(write, index);
-    if (kind === "agreement") agreeing++;
-    if (kind !== "rows") continue;
-    const from = Math.max(0, write.from - toRow);
-    const to = isWhole ? rows : Math.min(rows, write.to - toRow);
-    if (from < to) putSlices(tables, write, index, { from, to }, source);
+    const window = windowOf(write, index);
+    if (window.kind === "agreement") agreeing++;
+    if (window.kind !== "rows") continue;
+    const rows = rowsOfWrite(window, write);
+    if (rows.from < rows.to) putSlices(tables, write, index, rows, source);
   }
   const sliceCount = slices.end / WIDTHS.slices - firstSlice;
   for (let index = 1; index <= agreeing; index++) {
@@ -156,6 +153,16 @@ function putWrite<W extends Write>(tables: ProgramTables, write: W, source: Prog
     putSlices(tables, write, index, { from: 0, to: rows }, source);
   }
   putOp(tables, write, firstSlice, sliceCount);
+}
+
+/**
+ * Rows of a window that a write takes: of scales and of values that must agree all, else those that fill its rows. A whole matrix
+ * takes all of each window, also of one that does not fit: the check of the plan must see it.
+ */
+export function rowsOfWrite({ kind, toRow, rows }: Window, { geometry, from, to }: Write): RowRange {
+  const isWhole = from === 0 && to === geometry.rows;
+  if (kind !== "rows" || isWhole) return { from: 0, to: rows };
+  return { from: Math.max(0, from - toRow), to: Math.min(rows, to - toRow) };
 }
 
 /** Rows [from, to) of a window, a slice a piece. */

@@ -92,6 +92,15 @@ export function matrixOf({ kernels, kernelOf, firstMatrix }: RankMatrices, index
   return { geometry, matrix: index - (firstMatrix[kernel] ?? 0) };
 }
 
+/** Those of a layer that do not wait for finalize. */
+export function matricesOfLayer({ kernels, firstMatrix }: RankMatrices, layer: number): number[] {
+  return kernels.flatMap(({ kernel, layer: of, count }, index) =>
+    of === layer && kernel.phase === "layer"
+      ? Array.from({ length: count }, (_, matrix) => (firstMatrix[index] ?? 0) + matrix)
+      : [],
+  );
+}
+
 /** Calls `each` for every window that is of the tensor. */
 export function forEachUse(
   { uses: { starts, matrices, windows } }: RankMatrices,

@@ -1,10 +1,9 @@
-// Layers of a plan as programs that read a checkpoint on disk. What follows from the layout is worked out once and kept; the names
-// stay here, for the sentence that an error needs.
+// Where the rows of a checkpoint on disk are, and what an element of a program's slice is in the checkpoint's names.
 
 import type { LayerProgram, ProgramFile } from "../../native/native.js";
 import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
-import type { ArenaLayout, KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
+import type { KernelTensor, Layout, Plan, Source } from "../contract/plan.js";
 import {
   dtypeOf,
   makeProgram,
@@ -14,33 +13,7 @@ import {
   type Write,
 } from "./make-program.js";
 import { ORIGIN, WIDTHS } from "./program-tables.js";
-import { firstOf, type Geometry, layerGeometry, type Places, placesOf, tensorOf } from "./rank-geometry.js";
-
-export interface ProgramRequest {
-  /** Indexes into Layout.layers. */
-  layers: readonly number[];
-  rank: number;
-  phase: KernelTensor["phase"];
-  allowNonFinite: boolean;
-}
-
-export type Resolve = (source: Source, request: ProgramRequest) => ResolvedProgram;
-
-/** A resolver for one layout; it keeps the geometry of every (layer, rank, phase) it has been asked for. */
-export function createResolver(layout: Layout, arena: ArenaLayout): Resolve {
-  const places = placesOf(arena);
-  const known = new Map<string, Geometry>();
-  return (source, request) => {
-    const geometries = request.layers.map((layer) => {
-      const key = `${request.phase}/${request.rank}/${layer}`;
-      const geometry = known.get(key) ?? layerGeometry(layout, places, layer, request);
-      known.set(key, geometry);
-      return geometry;
-    });
-    const derived = geometries.flatMap((geometry) => geometry.derived);
-    return makeProgram(geometries.flatMap(wholeMatrices), derived, inCheckpoint(source, request.allowNonFinite));
-  };
-}
+import { firstOf, type Geometry, layerGeometry, type Places, tensorOf } from "./rank-geometry.js";
 
 /** The program of one layer, for one time: nothing is kept, and its tables may be used again. */
 export function resolveOnce(
@@ -54,14 +27,15 @@ export function resolveOnce(
   return makeProgram(wholeMatrices(geometry), geometry.derived, inCheckpoint(source, false), tables).program;
 }
 
-function wholeMatrices({ kernels }: Geometry): Write[] {
+/** Each op of a layer, in order. */
+export function wholeMatrices({ kernels }: Geometry): Write[] {
   return kernels.flatMap((geometry) =>
     Array.from({ length: geometry.count }, (_, matrix) => ({ geometry, matrix, from: 0, to: geometry.rows })),
   );
 }
 
 /** A checkpoint on disk has each window in one piece. Only the files that are asked for become the program's. */
-function inCheckpoint(source: Source, allowNonFinite: boolean): ProgramSource<Write> {
+export function inCheckpoint(source: Source, allowNonFinite: boolean): ProgramSource<Write> {
   const files: ProgramFile[] = [];
   const numbers = new Map<number, number>();
   return {

@@ -5,10 +5,10 @@ import type { Plan } from "../../orchestrator/contract/plan.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { makeProgram } from "../../orchestrator/planner/make-program.js";
-import { matricesOfRank } from "../../orchestrator/planner/rank-matrices.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
+import { matricesOfLayer, matricesOfRank } from "../../orchestrator/planner/rank-matrices.js";
+import { inCheckpoint } from "../../orchestrator/planner/resolve.js";
+import { type Cells, type CellWrite, cellWrite, matrixAt, newCells } from "../../worker/intake/cells.js";
 import { arrivalsOf, bucketWrite, findInBucket, writableRows } from "../../worker/push/arrivals.js";
-import { type Cells, newCells } from "../../worker/push/cells.js";
 
 export interface RankReport {
   /** Before the first bucket. */
@@ -34,15 +34,20 @@ export function measureRank(plan: Plan): RankReport {
   const cells = newCells(matrices, source.dtype, shapes);
   const keptMs = performance.now() - startedAt;
   const keptBytes = heldBytes() - heldBefore;
-  const resolve = createResolver(layout, arena);
   const pull = () => {
-    for (const layer of layout.layers.keys())
-      resolve(source, { layers: [layer], rank: RANK, phase: "layer", allowNonFinite: false });
+    for (const layer of layout.layers.keys()) {
+      const writes = matricesOfLayer(matrices, layer).map((index) => wholeMatrix(cells, index));
+      makeProgram(writes, [], inCheckpoint(source, false));
+    }
   };
   pull();
   push(plan, cells);
   const pullMs = timeOf(pull);
   return { keptMs, keptBytes, pullMs, ...push(plan, cells) };
+}
+
+function wholeMatrix(cells: Cells, index: number): CellWrite {
+  return cellWrite(cells, index, { from: 0, to: matrixAt(cells, index).geometry.rows });
 }
 
 function push({ layout, source }: Plan, cells: Cells): Pick<RankReport, "pushMs" | "arriveMs"> {

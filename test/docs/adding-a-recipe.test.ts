@@ -124,20 +124,16 @@ async function planned(name: string, scheme: Recipe, rank: number): Promise<Plan
   return { plan, arena: layoutArena(plan.layout, rank), rank };
 }
 
-async function reloaded({ plan, arena, rank }: Planned): Promise<Buffer> {
-  const { createResolver } = await example.load<typeof import("../../orchestrator/planner/resolve.js")>(
-    "orchestrator/planner/resolve.js",
-  );
-  const resolve = createResolver(plan.layout, arena);
-  const layers = [...plan.layout.layers.keys()];
-  const programs = (["layer", "finalize"] as const).map(
-    (phase) => resolve(plan.source, { layers, rank, phase, allowNonFinite: false }).program,
-  );
-  return bytesOf(programs, arena.dataBytes);
+function reloaded(of: Planned): Promise<Buffer> {
+  return written(of, ({ geometry }) => [{ from: 0, to: geometry.rows }]);
 }
 
 /** The same by the programs of a push in which rows come in pieces of `together`, the last first. */
-async function pushed({ plan, arena, rank }: Planned, together: number): Promise<Buffer> {
+function pushed(of: Planned, together: number): Promise<Buffer> {
+  return written(of, (matrix) => pieces(matrix, together).reverse());
+}
+
+async function written({ plan, arena, rank }: Planned, rangesOf: (matrix: Matrix) => RowRange[]): Promise<Buffer> {
   const { matricesOfRank, matrixOf } = await example.load<typeof import("../../orchestrator/planner/rank-matrices.js")>(
     "orchestrator/planner/rank-matrices.js",
   );
@@ -147,12 +143,11 @@ async function pushed({ plan, arena, rank }: Planned, together: number): Promise
   const matrices = matricesOfRank(plan.layout, arena, rank);
   const writes = [...matrices.kernelOf.keys()].flatMap((index) => {
     const matrix = matrixOf(matrices, index);
-    return pieces(matrix, together).map((range) => ({ ...matrix, ...range }));
+    return rangesOf(matrix).map((range) => ({ ...matrix, ...range }));
   });
   const { files, dtype } = plan.source;
   const source = { find: findIn(plan), files: [...files], dtypes: dtype, allowNonFinite: false };
-  const { program } = makeProgram(writes.reverse(), [], source);
-  return bytesOf([program], arena.dataBytes);
+  return bytesOf([makeProgram(writes, [], source).program], arena.dataBytes);
 }
 
 function pieces({ geometry: { rows, rowsTogether } }: Matrix, together: number): RowRange[] {

@@ -10,7 +10,7 @@ import { loadNative, type Span } from "../../native/native.js";
 import type { ArenaLayout, ArenaTensor, Plan } from "../../orchestrator/contract/plan.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
+import { createResolver } from "../planner/resolver.js";
 
 const core = loadNative();
 const DEVICE = process.env.LAYERCAST_TEST_DEVICE ?? "cpu";

@@ -9,9 +9,10 @@ import { describePlan } from "../../orchestrator/planner/describe-plan.js";
 import { heldShape, matricesOf } from "../../orchestrator/planner/expert-placement.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { matricesOfRank } from "../../orchestrator/planner/rank-matrices.js";
-import { createResolver, describeElement } from "../../orchestrator/planner/resolve.js";
+import { describeElement } from "../../orchestrator/planner/resolve.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { rowsOf } from "./interpret-program.js";
+import { createResolver } from "./resolver.js";
 import { synthesize } from "./synthetic-checkpoint.js";
 import { deepseekCase, type ExpertForm, moeShapes } from "./synthetic-moe.js";
 

@@ -12,7 +12,7 @@ import {
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import type { ArenaLayout, Plan } from "../../orchestrator/contract/plan.js";
 import { SCHEMES } from "../../orchestrator/contract/recipe.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
+import { createResolver } from "./resolver.js";
 
 export interface FilledArena {
   bytes: Uint8Array;

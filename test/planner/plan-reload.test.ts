@@ -4,9 +4,9 @@ import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
 import { type Change, kernelOf, L0, planned } from "./changed-llama.js";
 import { rowsOf } from "./interpret-program.js";
+import { createResolver } from "./resolver.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 describe("planReload", () => {

@@ -5,9 +5,10 @@ import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import type { ResolvedProgram } from "../../orchestrator/planner/make-program.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
-import { createResolver, describeElement } from "../../orchestrator/planner/resolve.js";
+import { describeElement } from "../../orchestrator/planner/resolve.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { rowsOf } from "./interpret-program.js";
+import { createResolver } from "./resolver.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 const QWEN2 = { ...LLAMA, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2" };

@@ -5,9 +5,9 @@ import type { CheckpointTensor, KernelTensor, Plan } from "../../orchestrator/co
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { checkPlan } from "../../orchestrator/planner/check-plan.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { rowsOf } from "./interpret-program.js";
+import { createResolver } from "./resolver.js";
 import { type Synthetic, synthesize } from "./synthetic-checkpoint.js";
 import {
   deepseekCase,

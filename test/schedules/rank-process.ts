@@ -155,7 +155,6 @@ async function openPart(
     report: () => ({
       progress: NO_REPORT as never,
       attempted: () => {},
-      layerDone: () => {},
       layerWritten: () => {},
       layerComplete: () => {},
       cut: () => {},
@@ -196,7 +195,7 @@ function clockOf({ world }: Sim, process: Process) {
 const NO_LINKS = { stop: () => {}, go: () => {}, names: () => [] };
 
 /** Schedules push nothing. */
-const NO_PUSHES = { arena: { livePath: "" }, files: { remove: () => {} }, intakes: { drop: () => {} } };
+const NO_PUSHES = { arena: { livePath: "" }, files: { remove: () => {}, exists: () => false } };
 
 function verify(sim: Sim, process: Process, files: readonly { path: string }[]): Promise<void> {
   return sim.world.event(process, () => {

@@ -5,8 +5,8 @@ import type { NativeErrorCode } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { createResolver } from "../../orchestrator/planner/resolve.js";
 import { explainNativeError } from "../../worker/explain-native-error.js";
+import { createResolver } from "../planner/resolver.js";
 import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";
 
 const { table, config } = synthesize(LLAMA, shapesOf(LLAMA), { fill: false });

@@ -4,21 +4,16 @@ import { describe, expect, it } from "vitest";
 import type { Held } from "../../orchestrator/reloads/protocol/state.js";
 import {
   adoptUndo,
-  digestFromHex,
-  digestToHex,
-  missingLayers,
   newLedger,
   type Owner,
   open,
   prepare,
-  recordFinalized,
-  recordLayer,
   release,
+  requireOpen,
   requirePrepared,
   swapped,
 } from "../../worker/ledger.js";
 
-const LAYERS = 2;
 const held = (reload: string): Held => ({
   reload,
   content: reload,
@@ -30,24 +25,22 @@ const owner = (reload: string, epoch: number, content = reload): Owner => ({ rel
 const refused = (code: string) => expect.objectContaining({ code });
 
 function preparedBy(by: Owner, generation = 4) {
-  let ledger = open(newLedger(0), by);
-  for (let layer = 0; layer < LAYERS; layer++) ledger = recordLayer(ledger, by, layer, BigInt(layer + 1));
-  return prepare(recordFinalized(ledger, by, 10n), by, LAYERS, generation);
+  return prepare(open(newLedger(0), by), by, { digest: 13n, generation, spans: null });
 }
 
 describe("opening", () => {
-  it("by a lower epoch is refused, by a higher one takes over with nothing in it", () => {
-    const first = recordLayer(open(newLedger(0), owner("a", 5)), owner("a", 5), 0, 1n);
+  it("by a lower epoch is refused, by a higher one takes over, and the one before may not write", () => {
+    const first = open(newLedger(0), owner("a", 5));
     expect(() => open(first, owner("late", 4))).toThrow(refused("stale_job"));
     const second = open(first, owner("b", 6));
-    expect(missingLayers(second, owner("b", 6), LAYERS)).toEqual([0, 1]);
-    expect(() => recordLayer(second, owner("a", 5), 1, 1n)).toThrow(refused("stale_job"));
+    expect(requireOpen(second, owner("b", 6)).owner).toEqual(owner("b", 6));
+    expect(() => requireOpen(second, owner("a", 5))).toThrow(refused("stale_job"));
   });
 
-  it("again by its owner keeps what is staged", () => {
+  it("again by its owner changes nothing", () => {
     const by = owner("a", 1);
-    const ledger = recordLayer(open(newLedger(0), by), by, 0, 1n);
-    expect(missingLayers(open(ledger, by), by, LAYERS)).toEqual([1]);
+    const ledger = open(newLedger(0), by);
+    expect(open(ledger, by)).toBe(ledger);
   });
 
   it("destroys undo", () => {
@@ -58,30 +51,16 @@ describe("opening", () => {
 });
 
 describe("preparing", () => {
-  it("needs every layer and the finalize tensors", () => {
-    const by = owner("a", 1);
-    const one = recordLayer(open(newLedger(0), by), by, 0, 1n);
-    expect(() => prepare(recordFinalized(one, by, 1n), by, LAYERS, 0)).toThrow(refused("not_prepared"));
-    const all = recordLayer(one, by, 1, 1n);
-    expect(() => prepare(all, by, LAYERS, 0)).toThrow(refused("not_prepared"));
-  });
-
-  it("sums the digests modulo 2^64, in whatever order the layers came", () => {
-    const by = owner("a", 1);
-    const of = (order: number[]) => {
-      let ledger = open(newLedger(0), by);
-      for (const layer of order) ledger = recordLayer(ledger, by, layer, layer === 0 ? 2n ** 64n - 1n : 3n);
-      const { staging } = prepare(recordFinalized(ledger, by, 1n), by, LAYERS, 0);
-      return staging.kind === "prepared" ? staging.digest : null;
-    };
-    expect(of([0, 1])).toBe(3n);
-    expect(of([1, 0])).toBe(3n);
-    expect(digestFromHex(digestToHex(2n ** 63n))).toBe(2n ** 63n);
+  it("is for the owner that staging is open for", () => {
+    const open5 = open(newLedger(0), owner("a", 5));
+    const all = { digest: 1n, generation: 0, spans: null };
+    expect(() => prepare(open5, owner("late", 4), all)).toThrow(refused("stale_job"));
+    expect(() => prepare(newLedger(0), owner("a", 5), all)).toThrow(refused("not_prepared"));
   });
 
   it("closes staging: nothing more can be written", () => {
     const by = owner("a", 1);
-    expect(() => recordLayer(preparedBy(by), by, 0, 1n)).toThrow(refused("not_prepared"));
+    expect(() => requireOpen(preparedBy(by), by)).toThrow(refused("not_prepared"));
   });
 });
 

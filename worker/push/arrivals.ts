@@ -3,7 +3,7 @@
 
 import { DTYPES, elementCount } from "../../orchestrator/contract/dtype.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
-import { dtypeOf, type Piece, type Write } from "../../orchestrator/planner/make-program.js";
+import { dtypeOf, type Piece } from "../../orchestrator/planner/make-program.js";
 import { firstOf, isTransposed, tensorOf } from "../../orchestrator/planner/rank-geometry.js";
 import { forEachUse, rowsGivenBy } from "../../orchestrator/planner/rank-matrices.js";
 import {
@@ -16,8 +16,17 @@ import {
   type RowRanges,
   withoutRows,
 } from "../../orchestrator/planner/row-ranges.js";
-import { bufferPlace, packed } from "./buffer-places.js";
-import { type Cells, elementBytesOf, heldRows, matrixAt, received, windowAt, writtenRows } from "./cells.js";
+import { bufferPlace, packed } from "../intake/buffer-places.js";
+import {
+  type Cells,
+  type CellWrite,
+  elementBytesOf,
+  heldRows,
+  matrixAt,
+  received,
+  windowAt,
+  writtenRows,
+} from "../intake/cells.js";
 
 /** Rows of a window that a bucket brings, and where they are in it. */
 export interface Arrival extends RowRange {
@@ -102,8 +111,7 @@ function aligned(
 }
 
 /** Rows of a matrix that are written out of a bucket and buffers. */
-export interface BucketWrite extends Write {
-  index: number;
+export interface BucketWrite extends CellWrite {
   arrivals: readonly Arrival[];
 }
 

@@ -4,8 +4,8 @@ import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { listed } from "../../orchestrator/contract/listed.js";
 import { commonRows } from "../../orchestrator/planner/row-ranges.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
+import { type Cells, matrixAt, missingRows, neededBytes } from "../intake/cells.js";
 import type { Arrival } from "./arrivals.js";
-import { type Cells, matrixAt, missingRows, neededBytes } from "./cells.js";
 
 /** Rows of a matrix that are to lie in buffers. */
 export interface HeldRows {

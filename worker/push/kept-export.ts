@@ -47,11 +47,11 @@ export async function stageExport({ owner, plan, mode, staging, report, pushes }
     owner,
     plan,
     { program, origins: new Float64Array(), bytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0) },
-    "the kept export",
+    { name: "the kept export", phase: "layer" },
   );
   report.layerWritten(done);
   for (const layer of plan.layout.layers.keys()) report.layerComplete(layer);
-  await staging.closePushed(owner, digestFromHex(done.digest), null);
+  await staging.close(owner, digestFromHex(done.digest), null);
 }
 
 /** Each tensor as one row that is copied as it is. */

@@ -5,9 +5,10 @@ import { countOf } from "../../orchestrator/contract/count-of.js";
 import { listed } from "../../orchestrator/contract/listed.js";
 import type { RankPush } from "../../orchestrator/contract/push.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
+import type { Intake } from "../intake/intake.js";
 import type { Loading } from "../loading.js";
 import { megabytes } from "./buffer-room.js";
-import { heldNow, type Intake } from "./intake.js";
+import { heldNow } from "./take-bucket.js";
 
 const MODULES_SHOWN = 20;
 

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { KernelGeometry } from "../../../orchestrator/planner/rank-geometry.js";
 import { numbered } from "../../../orchestrator/planner/rank-matrices.js";
+import { type Cells, newCells, noteHeld } from "../../../worker/intake/cells.js";
 import { shareRoom } from "../../../worker/push/buffer-room.js";
-import { type Cells, newCells, noteHeld } from "../../../worker/push/cells.js";
 
 const PAGE_BYTES = 4096;
 

@@ -13,9 +13,10 @@ import { planReload } from "../../../orchestrator/planner/plan-reload.js";
 import { OP } from "../../../orchestrator/planner/program-tables.js";
 import { matricesOfRank } from "../../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../../orchestrator/reloads/plan-store.js";
+import { isDone, isTouched, matrixAt, newCells } from "../../../worker/intake/cells.js";
+import { type Intake, openIntake } from "../../../worker/intake/intake.js";
 import { arrivalsOf, writableRows } from "../../../worker/push/arrivals.js";
-import { isDone, isTouched, matrixAt, newCells } from "../../../worker/push/cells.js";
-import { type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
+import { type BucketDeps, takeBucket } from "../../../worker/push/take-bucket.js";
 
 const CHECKPOINTS = path.resolve(import.meta.dirname, "../../fixtures/checkpoints");
 
@@ -100,7 +101,7 @@ function bucketOf({ checkpointTensors }: Layout, sequence: number, sent: readonl
 }
 
 /** Does nothing, and says that it has. */
-function standIn(): IntakeDeps {
+function standIn(): BucketDeps {
   const core = {
     openBuffers: () => ({}),
     describeBuffers: () => ({ file: { path: "buffers", sizeBytes: 0, mtimeNs: "0", inode: "0" }, heldBytes: 0 }),
@@ -112,7 +113,7 @@ function standIn(): IntakeDeps {
     work: { run: (_what: string, _ms: number, call: (cancel: never) => unknown) => call(undefined as never) },
     run: async () => ({ digest: "0000000000000000" }),
     report: { layerWritten() {}, layerComplete() {}, cut() {} },
-  } as unknown as IntakeDeps;
+  } as unknown as BucketDeps;
 }
 
 const elements = ({ layout }: Plan, name: string) =>

@@ -12,10 +12,10 @@ import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
 import { matricesOfRank, type RankMatrices } from "../../../orchestrator/planner/rank-matrices.js";
 import type { LoadedPlan } from "../../../orchestrator/reloads/plan-store.js";
+import { closeIntake } from "../../../worker/intake/close-intake.js";
+import { type Intake, openIntake } from "../../../worker/intake/intake.js";
 import { openNativeWork } from "../../../worker/native-work.js";
-import { closeIntake } from "../../../worker/push/close-intake.js";
-import { type Intake, type IntakeDeps, openIntake, takeBucket } from "../../../worker/push/intake.js";
-import type { RankStaging } from "../../../worker/staging.js";
+import { type BucketDeps, bufferSource, takeBucket } from "../../../worker/push/take-bucket.js";
 import { type FilledArena, fillArena, interpret, rowsOf } from "../../planner/interpret-program.js";
 import { makeUpExperts } from "../../planner/made-up-experts.js";
 import { finite, type Synthetic, synthesize } from "../../planner/synthetic-checkpoint.js";
@@ -88,14 +88,14 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
     work: openNativeWork(core, () => {}),
     run: (_owner: unknown, _plan: unknown, { program }: { program: LayerProgram }) => run(program),
     report,
-  } as unknown as IntakeDeps;
+  } as unknown as BucketDeps;
   const matrices = matricesOfRank(plan.layout, arena, rank);
   if (rowsTogether !== null) groupRows(matrices, rowsTogether);
   const loaded = { ...plan, allowNonFinite: false, push: PUSH } as unknown as LoadedPlan;
   const intake: Intake = openIntake(OWNER, loaded, matrices);
   let spans: unknown = "not closed";
   const staging = {
-    async closePushed(_owner: unknown, _digest: unknown, closed: unknown) {
+    async close(_owner: unknown, _digest: unknown, closed: unknown) {
       spans = closed;
     },
   };
@@ -110,7 +110,7 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
       files.set(bucket.file.path, bytes);
       return takeBucket(intake, bucket, deps).finally(() => files.delete(bucket.file.path));
     },
-    close: () => closeIntake(intake, deps, staging as unknown as RankStaging),
+    close: () => closeIntake(intake, bufferSource(intake, deps), deps, staging),
   };
 }
 

@@ -3,8 +3,8 @@
 
 import { DTYPES, type StoredDType } from "../../orchestrator/contract/dtype.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
-import { dtypeOf } from "../../orchestrator/planner/make-program.js";
-import { rowsOfWindow, tensorOf, type Window } from "../../orchestrator/planner/rank-geometry.js";
+import { dtypeOf, type Write } from "../../orchestrator/planner/make-program.js";
+import { type KernelGeometry, rowsOfWindow, tensorOf, type Window } from "../../orchestrator/planner/rank-geometry.js";
 import { type Matrix, matrixOf, type RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
 import {
   commonRows,
@@ -114,7 +114,13 @@ export function heldRows({ underWay }: Cells, index: number, window: number): Ro
 /** These rows of the matrix, which a delivery made writable, are written. */
 export function noteStreamed(cells: Cells, index: number, { from, to }: RowRange): void {
   if (isDone(cells, index)) return;
-  const isWhole = from === 0 && to === matrixAt(cells, index).geometry.rows;
+  const { geometry } = matrixAt(cells, index);
+  const isWhole = from === 0 && to === geometry.rows;
+  if (isWhole && !cells.underWay.has(index)) {
+    cells.paths.whole += 1; // as nearly all are: no state is made for it
+    noteDone(cells, index, geometry);
+    return;
+  }
   notePath(cells, stateOf(cells, index), isWhole ? "whole" : "streamed");
   noteWritten(cells, index, { from, to });
 }
@@ -127,9 +133,8 @@ export function noteWritten(cells: Cells, index: number, range: RowRange): void 
   const heldBefore = heldBytes(cells, index);
   state.written = joinRows(state.written, [range]);
   if (coversRows(state.written, { from: 0, to: geometry.rows })) {
-    cells.done[index] = 1;
     cells.underWay.delete(index);
-    if (geometry.kernel.phase === "layer") cells.unwritten[geometry.layer] = (cells.unwritten[geometry.layer] ?? 0) - 1;
+    noteDone(cells, index, geometry);
   } else {
     state.held = geometry.windows.map((window, at) => {
       const held = state.held[at] ?? NO_ROWS;
@@ -137,6 +142,11 @@ export function noteWritten(cells: Cells, index: number, range: RowRange): void 
     });
   }
   countHeld(cells, index, heldBytes(cells, index) - heldBefore);
+}
+
+function noteDone({ done, unwritten }: Cells, index: number, { kernel, layer }: KernelGeometry): void {
+  done[index] = 1;
+  if (kernel.phase === "layer") unwritten[layer] = (unwritten[layer] ?? 0) - 1;
 }
 
 /** Rows [from, to) of the window lie in buffers. */
@@ -213,4 +223,14 @@ function stateOf({ underWay }: Cells, index: number): MatrixCells {
   const state: MatrixCells = { written: NO_ROWS, held: [], path: null };
   underWay.set(index, state);
   return state;
+}
+
+/** Rows of a matrix that staging lacks and that are written now. */
+export interface CellWrite extends Write {
+  index: number;
+}
+
+export function cellWrite(cells: Cells, index: number, { from, to }: RowRange): CellWrite {
+  const { geometry, matrix } = matrixAt(cells, index);
+  return { geometry, matrix, from, to, index };
 }

@@ -1,13 +1,13 @@
 // What a rank does with a bucket: cuts its slice out of it, writes what can be written, and keeps the rest in buffers until it can.
 // One bucket at a time; what has come stays come, so a bucket whose job failed goes on where it stopped.
 
-import { type Buffers, COPY_FIELDS, type NativeCore, type ProgramFile, type Span } from "../../native/native.js";
+import { COPY_FIELDS, type NativeCore, type ProgramFile } from "../../native/native.js";
 import type { Bucket } from "../../orchestrator/contract/push.js";
-import { makeProgram, type ProgramSource, type ResolvedProgram } from "../../orchestrator/planner/make-program.js";
-import type { RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
-import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import type { Find, ProgramSource } from "../../orchestrator/planner/make-program.js";
 import { explainFileError } from "../explain-native-error.js";
-import { addDigests, digestFromHex, type Owner } from "../ledger.js";
+import { bufferSpan } from "../intake/buffer-places.js";
+import { type CellWrite, heldBytes, isDone, matrixAt, noteDTypes, noteHeld } from "../intake/cells.js";
+import { type Intake, type IntakeDeps, writeLayerRows } from "../intake/intake.js";
 import { callDeadlineMs, type NativeWork } from "../native-work.js";
 import type { ProgressReport } from "../report.js";
 import { someAtOnce } from "../some-at-once.js";
@@ -20,69 +20,23 @@ import {
   findInBucket,
   writableRows,
 } from "./arrivals.js";
-import { bufferSpan } from "./buffer-places.js";
-import { type HeldRows, shareRoom, type WaitingBuckets, waitForRoom } from "./buffer-room.js";
-import { type Cells, heldBytes, isDone, matrixAt, newCells, noteDTypes, noteHeld, noteStreamed } from "./cells.js";
+import { type HeldRows, shareRoom, waitForRoom } from "./buffer-room.js";
 
-/** Of one push, while this rank is filling its staging. */
-export interface Intake {
-  readonly owner: Owner;
-  readonly plan: LoadedPlan;
-  readonly cells: Cells;
-  /** Sequences of the buckets that this rank has all of. */
-  readonly taken: Set<number>;
-  /** Of those, which the session knows of. */
-  readonly told: Set<number>;
-  /** Of everything written so far. */
-  digest: bigint;
-  buffers: Buffers | null;
-  /** Measured, the most that they held. */
-  peakBytes: number;
-  /** The fleet has been told that tensors come out of order. */
-  warned: boolean;
-  /** Buckets that found no room. */
-  readonly waiting: WaitingBuckets;
-  /** What was written, once all is: null: the whole arena. */
-  last: { spans: Span[] | null } | null;
-  /** The one that is being taken, if any; never rejects. */
-  busy: Promise<void>;
-}
-
-/** What an intake works with. */
-export interface IntakeDeps {
+/** What taking a bucket works with, besides writing. */
+export interface BucketDeps extends IntakeDeps {
   core: NativeCore;
   work: NativeWork;
-  /** Runs a program while staging is open for the owner. */
-  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: string): ReturnType<NativeCore["runLayer"]>;
-  report: ProgressReport;
-}
-
-export function openIntake(owner: Owner, plan: LoadedPlan, matrices: RankMatrices): Intake {
-  const shapes = plan.layout.checkpointTensors.map(({ shape }) => shape);
-  return {
-    owner,
-    plan,
-    cells: newCells(matrices, plan.source.dtype, shapes),
-    taken: new Set(),
-    told: new Set(),
-    digest: 0n,
-    buffers: null,
-    peakBytes: 0,
-    warned: false,
-    waiting: new Map(),
-    last: null,
-    busy: Promise.resolve(),
-  };
+  report: IntakeDeps["report"] & Pick<ProgressReport, "cut">;
 }
 
 /** Settles when the rank has all it needs of the bucket. Throws NotYet while max_buffer_bytes leaves no room for it. */
-export function takeBucket(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<void> {
+export function takeBucket(intake: Intake, bucket: Bucket, deps: BucketDeps): Promise<void> {
   const taking = intake.busy.then(() => takeAlone(intake, bucket, deps));
   intake.busy = taking.catch(() => {});
   return taking;
 }
 
-async function takeAlone(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<void> {
+async function takeAlone(intake: Intake, bucket: Bucket, deps: BucketDeps): Promise<void> {
   if (intake.taken.has(bucket.sequence)) return;
   noteDTypes(intake.cells, bucket.pieces);
   await writeWhatCanBe(intake, bucket, arrivalsOf(intake.cells, bucket.pieces), deps);
@@ -102,7 +56,7 @@ async function writeWhatCanBe(
   intake: Intake,
   bucket: Bucket,
   matrices: ReadonlyMap<number, readonly Arrival[]>,
-  deps: IntakeDeps,
+  deps: BucketDeps,
 ): Promise<void> {
   const { cells } = intake;
   const byLayer = new Map<number, BucketWrite[]>();
@@ -117,7 +71,9 @@ async function writeWhatCanBe(
   const buffered = [...byLayer.values()].flat().filter(({ index }) => heldBytes(cells, index) > 0);
   const source = bucketSource(intake, bucket, deps);
   try {
-    await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, writes]) => runLayer(intake, layer, writes, source, deps));
+    await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, writes]) =>
+      writeLayerRows(intake, layer, { writes, source }, deps),
+    );
   } finally {
     // After the last program that reads from buffers, whose file may not change meanwhile.
     const done = new Set(buffered.map(({ index }) => index).filter((index) => isDone(cells, index)));
@@ -125,38 +81,25 @@ async function writeWhatCanBe(
   }
 }
 
-async function runLayer(
-  intake: Intake,
-  layer: number,
-  writes: readonly BucketWrite[],
-  source: ProgramSource<BucketWrite>,
-  deps: IntakeDeps,
-): Promise<void> {
-  const { cells, plan, owner } = intake;
-  const resolved = makeProgram(writes, [], source);
-  const report = await deps.run(owner, plan, resolved, `layer ${plan.layout.layers[layer]?.name}`);
-  intake.digest = addDigests(intake.digest, digestFromHex(report.digest));
-  for (const write of writes) noteStreamed(cells, write.index, write);
-  deps.report.layerWritten(report);
-  if (cells.unwritten[layer] === 0) deps.report.layerComplete(layer);
+function bucketSource(intake: Intake, bucket: Bucket, deps: BucketDeps): ProgramSource<BucketWrite> {
+  return { ...sourceOf(intake, bucket.file, deps), find: (...rows) => findInBucket(intake.cells, ...rows) };
 }
 
-/** Rows that lie in a bucket and in buffers, as the latter are now; null: in buffers alone. */
-export function bucketSource(
-  { buffers, cells, plan }: Intake,
-  bucket: Bucket | null,
-  { core }: Pick<IntakeDeps, "core">,
-): ProgramSource<BucketWrite> {
-  const nothing: ProgramFile = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
-  return {
-    files: [bucket?.file ?? nothing, buffers === null ? nothing : core.describeBuffers(buffers).file],
-    dtypes: cells.dtypes,
-    allowNonFinite: plan.allowNonFinite,
-    find: (write, window, from, to) => findInBucket(cells, write, window, from, to),
-  };
+/** Rows that have all been cut out of buckets, as buffers are now. */
+export function bufferSource(intake: Intake, deps: Pick<BucketDeps, "core">): ProgramSource<CellWrite> {
+  const find: Find<CellWrite> = (write, ...rows) => findInBucket(intake.cells, { ...write, arrivals: [] }, ...rows);
+  return { ...sourceOf(intake, NO_FILE, deps), find };
 }
 
-async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { core }: IntakeDeps): Promise<void> {
+/** Files in the order of FILES. */
+function sourceOf({ buffers, cells, plan }: Intake, bucket: ProgramFile, { core }: Pick<BucketDeps, "core">) {
+  const files = [bucket, buffers === null ? NO_FILE : core.describeBuffers(buffers).file];
+  return { files, dtypes: cells.dtypes, allowNonFinite: plan.allowNonFinite };
+}
+
+const NO_FILE: ProgramFile = { path: "", sizeBytes: 0, mtimeNs: "0", inode: "0" };
+
+async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { core }: BucketDeps): Promise<void> {
   if (buffers === null || indexes.length === 0) return;
   await core.freeBuffers(
     buffers,
@@ -165,7 +108,7 @@ async function freeBuffersOf({ buffers, cells }: Intake, indexes: number[], { co
 }
 
 /** Cuts what cannot be written yet into buffers, as far as there is room. Returns the matrices that now have more there. */
-async function holdTheRest(intake: Intake, bucket: Bucket, deps: IntakeDeps): Promise<number[]> {
+async function holdTheRest(intake: Intake, bucket: Bucket, deps: BucketDeps): Promise<number[]> {
   const { cells, waiting } = intake;
   const left: HeldRows[] = [...arrivalsOf(cells, bucket.pieces)].flatMap(([index, arrivals]) =>
     arrivals.map((arrival) => ({ index, arrival })),
@@ -178,7 +121,7 @@ async function holdTheRest(intake: Intake, bucket: Bucket, deps: IntakeDeps): Pr
   return [...new Set(room.fitting.map(({ index }) => index))];
 }
 
-async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: IntakeDeps): Promise<void> {
+async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: BucketDeps): Promise<void> {
   const { cells } = intake;
   const { core, work, report } = deps;
   intake.buffers ??= core.openBuffers(cells.buffers.bytes);
@@ -198,6 +141,6 @@ async function hold(intake: Intake, bucket: Bucket, rows: HeldRows[], deps: Inta
 }
 
 /** Measured: the memory that buffers hold. */
-export function heldNow({ buffers }: Intake, { core }: Pick<IntakeDeps, "core">): number {
+export function heldNow({ buffers }: Intake, { core }: Pick<BucketDeps, "core">): number {
   return buffers === null ? 0 : core.describeBuffers(buffers).heldBytes;
 }
