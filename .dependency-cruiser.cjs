@@ -1,5 +1,5 @@
-// Who may import whom (docs/architecture.md): contract <- checkpoint <- planner <- reloads -> queue, routes -> reloads,
-// main -> server -> routes; the worker knows the contract, the planner, the native bridge and the protocol; the CLI speaks HTTP.
+// Who may import whom (docs/architecture.md): contract <- checkpoint <- planner <- reloads <- routes <- server <- main. Both the
+// orchestrator and the worker know contract, checkpoint, program (plan -> numbers), fleet (the document) and host; the CLI speaks HTTP.
 
 const own = "^(orchestrator|worker|native|test)/";
 
@@ -13,7 +13,7 @@ const only = (name, from, allowed, comment, except = []) => ({
 });
 
 const contract = "^orchestrator/contract/";
-const atoms = [contract, "^orchestrator/(fault-point|file-mode)\\.ts$"];
+const atoms = [contract, "^orchestrator/host/(fault-point|file-mode)\\.ts$"];
 
 module.exports = {
   forbidden: [
@@ -28,69 +28,65 @@ module.exports = {
       "bytes of headers -> tables",
     ),
     only(
+      "program-is-pure",
+      "^orchestrator/program/",
+      [contract, "^orchestrator/program/", "^native/native\\.ts$"],
+      "plan -> numbers, for both sides; from the bridge the rows of a program",
+    ),
+    only(
       "planner-is-pure",
       "^orchestrator/planner/",
-      [contract, "^orchestrator/(checkpoint|planner)/", "^native/native\\.ts$"],
-      "no Redis, no routes; from the bridge the rows of a program",
+      [contract, "^orchestrator/(checkpoint|planner|program)/", "^native/native\\.ts$"],
+      "names -> plan; no Redis, no routes",
     ),
     {
       name: "planner-does-no-io",
       severity: "error",
-      from: { path: "^orchestrator/planner/" },
+      from: { path: "^orchestrator/(planner|program)/" },
       to: { dependencyTypes: ["core", "npm"], pathNot: ["^(node:)?crypto$"] },
     },
+    only("host", "^orchestrator/host/", [contract, "^orchestrator/host/"], "what a process stands on; knows no reload"),
+    only(
+      "fleet",
+      "^orchestrator/fleet/",
+      [contract, "^orchestrator/(fleet|program)/"],
+      "the document and the stores beside it, for both sides",
+    ),
     only(
       "queue",
       "^orchestrator/queue/",
-      [...atoms, "^orchestrator/queue/", "^orchestrator/redis-trouble\\.ts$"],
+      [...atoms, "^orchestrator/queue/", "^orchestrator/host/redis-trouble\\.ts$"],
       "moves jobs, knows no reload",
     ),
     only(
       "reloads",
       "^orchestrator/reloads/",
-      [...atoms, "^orchestrator/(checkpoint|planner|queue|reloads)/", "^orchestrator/redis\\.ts$"],
+      [...atoms, "^orchestrator/(checkpoint|planner|program|fleet|queue|reloads)/", "^orchestrator/host/redis\\.ts$"],
       "below the routes",
     ),
     only(
       "routes",
       "^orchestrator/routes/",
-      [
-        contract,
-        "^orchestrator/(routes|reloads)/",
-        "^orchestrator/(config|metrics|package-root|redis-trouble|version)\\.ts$",
-      ],
+      [contract, "^orchestrator/(routes|reloads|host)/", "^orchestrator/metrics\\.ts$"],
       "parse, call, reply",
     ),
     only(
       "worker",
       "^worker/",
-      [
-        ...atoms,
-        "^(worker|native)/",
-        "^orchestrator/(planner|queue)/",
-        "^orchestrator/reloads/(protocol/|(event|fleet|plan|record|push/session)-store\\.ts$)",
-        "^orchestrator/(config|log|redis(-start)?|version)\\.ts$",
-        // Whether a source file is still the planned one is decided by the same lines on both sides.
-        "^orchestrator/checkpoint/",
-      ],
+      [contract, "^(worker|native)/", "^orchestrator/(checkpoint|program|fleet|queue|host)/"],
       "it meets the orchestrator in Redis, not in code",
     ),
     only(
       "cli-speaks-http",
       "^orchestrator/cli/",
-      [
-        contract,
-        "^orchestrator/(checkpoint|cli)/",
-        "^orchestrator/(config|file-mode|owned-process|package-root|token|version|redis(-notices|-server|-start|-trouble)?)\\.ts$",
-        "^native/native\\.ts$",
-      ],
+      [contract, "^orchestrator/(checkpoint|cli|host)/", "^native/native\\.ts$"],
       "`push` reads a checkpoint as a trainer would; `up` and `demo` start processes, and look whether the core is there first",
       ["^orchestrator/cli/(orchestrator|worker)\\.ts$"],
     ),
     only(
       "cli-starts-servers",
       "^orchestrator/cli/(orchestrator|worker)\\.ts$",
-      [contract, "^orchestrator/cli/", "^orchestrator/(main|config|file-mode)\\.ts$", "^worker/main\\.ts$"],
+      [contract, "^orchestrator/(cli|host)/", "^orchestrator/main\\.ts$", "^worker/main\\.ts$"],
       "the two commands that are a server",
     ),
     {

@@ -3,11 +3,11 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { Logger } from "pino";
-import type { OrchestratorConfig } from "./config.js";
-import { useFileMode } from "./file-mode.js";
-import { createLog } from "./log.js";
+import type { OrchestratorConfig } from "./host/config.js";
+import { useFileMode } from "./host/file-mode.js";
+import { createLog } from "./host/log.js";
+import { explainStart, unsafeSettings, waitForRedis } from "./host/redis-start.js";
 import { createMetrics } from "./metrics.js";
-import { explainStart, unsafeSettings, waitForRedis } from "./redis-start.js";
 import { openReloads } from "./reloads/open-reloads.js";
 import { buildServer } from "./server.js";
 

@@ -4,8 +4,8 @@
 
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { FleetView, ReloadView } from "./contract/reload.js";
+import { VERSION } from "./host/version.js";
 import { openReloadTally, readReloads, type TalliedReloads } from "./reload-tally.js";
-import { VERSION } from "./version.js";
 
 export interface Metrics {
   /** The registry's text and its content type. Succeeds without Redis too: it then shows that Redis is away. */

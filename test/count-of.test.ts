@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { countOf } from "../orchestrator/contract/count-of.js";
-import { packageRoot } from "../orchestrator/package-root.js";
+import { packageRoot } from "../orchestrator/host/package-root.js";
 import { dashboard } from "./dashboard/modules.js";
 
 /** What messages count. */

@@ -4,8 +4,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { findPackage, packageRoot } from "../orchestrator/package-root.js";
-import { VERSION } from "../orchestrator/version.js";
+import { findPackage, packageRoot } from "../orchestrator/host/package-root.js";
+import { VERSION } from "../orchestrator/host/version.js";
 import { runCaptured } from "./cli/captured.js";
 
 const scratch = mkdtempSync(join(tmpdir(), "layercast-package-"));

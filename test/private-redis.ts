@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach } from "vitest";
-import { connectRedis } from "../orchestrator/redis.js";
-import { type PrivateRedis, startPrivateRedis } from "../orchestrator/redis-server.js";
+import { type PrivateRedis, startPrivateRedis } from "../orchestrator/cli/local/redis-server.js";
+import { connectRedis } from "../orchestrator/host/redis.js";
 
 export function usePrivateRedis(name: string, use: (redis: Redis) => void): void {
   let directory: string;

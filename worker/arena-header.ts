@@ -10,7 +10,7 @@ import {
 import { byteCount, DTYPES, type DType } from "../orchestrator/contract/dtype.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { ArenaLayout, ArenaTensor } from "../orchestrator/contract/plan.js";
-import { ARENA_ALIGNMENT, isPad } from "../orchestrator/planner/arena-layout.js";
+import { ARENA_ALIGNMENT, isPad } from "../orchestrator/program/arena-layout.js";
 
 /** The format's own limit, filled up to a page. */
 export const MAX_ARENA_HEADER_BYTES = HEADER_PREFIX_BYTES + MAX_HEADER_BYTES + 4096;

@@ -3,10 +3,10 @@
 // the rank takes jobs all the same, for the next commit heals it, and tries again while no reload is at work.
 
 import { type ErrorReport, reportError } from "../orchestrator/contract/errors.js";
+import { reportTrouble } from "../orchestrator/fleet/rank-transitions.js";
+import { heldBy } from "../orchestrator/fleet/reload-transitions.js";
+import { activeReload, type FleetState, type Held, isLive } from "../orchestrator/fleet/state.js";
 import { NotYet } from "../orchestrator/queue/retry.js";
-import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
-import { heldBy } from "../orchestrator/reloads/protocol/reload-transitions.js";
-import { activeReload, type FleetState, type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
 import { prepareReload } from "./load-reload.js";
 import { type Loading, loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";

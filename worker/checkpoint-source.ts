@@ -1,11 +1,11 @@
 // A checkpoint as a source: all rows are there at once, in files that stay. A layer job is a delivery of its layers' rows.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { faultPoint } from "../orchestrator/fault-point.js";
-import type { ProgramSource } from "../orchestrator/planner/make-program.js";
-import { matricesOfLayer } from "../orchestrator/planner/rank-matrices.js";
-import { inCheckpoint } from "../orchestrator/planner/resolve.js";
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import { faultPoint } from "../orchestrator/host/fault-point.js";
+import type { ProgramSource } from "../orchestrator/program/make-program.js";
+import { matricesOfLayer } from "../orchestrator/program/rank-matrices.js";
+import { inCheckpoint } from "../orchestrator/program/resolve.js";
 import { type CellWrite, cellWrite, unwrittenRows } from "./intake/cells.js";
 import { type Intake, writeLayerRows } from "./intake/intake.js";
 import type { Loading } from "./loading.js";

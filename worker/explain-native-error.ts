@@ -4,8 +4,8 @@ import { hostname } from "node:os";
 import { isNativeError, type NativeError } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { Layout } from "../orchestrator/contract/plan.js";
-import type { ResolvedProgram } from "../orchestrator/planner/make-program.js";
-import { describeElement } from "../orchestrator/planner/resolve.js";
+import type { ResolvedProgram } from "../orchestrator/program/make-program.js";
+import { describeElement } from "../orchestrator/program/resolve.js";
 
 /** What of a plan and its program a sentence may name. */
 interface PlanNames {

@@ -2,8 +2,8 @@
 // looks whether the rank holds what it should.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { livingElsewhere, type Registration, register } from "../orchestrator/reloads/protocol/rank-transitions.js";
-import type { LiveArena, RankState } from "../orchestrator/reloads/protocol/state.js";
+import { livingElsewhere, type Registration, register } from "../orchestrator/fleet/rank-transitions.js";
+import type { LiveArena, RankState } from "../orchestrator/fleet/state.js";
 import { catchUpIfBehind } from "./catch-up.js";
 import { type Rank, tellArena, undoOf } from "./rank.js";
 

@@ -2,7 +2,7 @@
 // and heartbeats do the same without them.
 
 import type { FleetMessage } from "../orchestrator/contract/fleet-message.js";
-import { activeReload } from "../orchestrator/reloads/protocol/state.js";
+import { activeReload } from "../orchestrator/fleet/state.js";
 import type { Owner } from "./ledger.js";
 import { loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";

@@ -3,7 +3,7 @@
 import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { filesOnThisHost } from "../orchestrator/checkpoint/host-files.js";
 import type { CheckpointFile } from "../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
 import type { Owner } from "./ledger.js";
 import type { Sources } from "./rank.js";
 

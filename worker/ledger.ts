@@ -3,7 +3,7 @@
 
 import type { Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { Held } from "../orchestrator/reloads/protocol/state.js";
+import type { Held } from "../orchestrator/fleet/state.js";
 
 /** The reload that a write, a finalize or a swap speaks for. */
 export interface Owner {

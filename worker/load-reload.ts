@@ -2,8 +2,8 @@
 // catching-up rank share.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { faultPoint } from "../orchestrator/fault-point.js";
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import { faultPoint } from "../orchestrator/host/fault-point.js";
 import { checkpointSource, loadLayers } from "./checkpoint-source.js";
 import { closeIntake } from "./intake/close-intake.js";
 import type { Intake } from "./intake/intake.js";

@@ -1,7 +1,7 @@
 // One reload's work on one rank, as whatever job or catching up is at it has it in hand.
 
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
-import type { ReloadRecord } from "../orchestrator/reloads/protocol/state.js";
+import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadRecord } from "../orchestrator/fleet/state.js";
 import type { Owner } from "./ledger.js";
 import type { RankPushes } from "./push/rank-pushes.js";
 import type { Rank, Sources } from "./rank.js";

@@ -1,9 +1,9 @@
 // The `layercast worker` command: one rank until it is told to stop, or must.
 
 import { loadNative } from "../native/native.js";
-import { readLogLevel } from "../orchestrator/config.js";
-import { createLog } from "../orchestrator/log.js";
-import { explainStart, waitForRedis } from "../orchestrator/redis-start.js";
+import { readLogLevel } from "../orchestrator/host/config.js";
+import { createLog } from "../orchestrator/host/log.js";
+import { explainStart, waitForRedis } from "../orchestrator/host/redis-start.js";
 import { requireDevice } from "./open-device.js";
 import { openRegisteredFile } from "./registered-file.js";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./worker.js";

@@ -2,9 +2,9 @@
 // job, which is never lost; a rank that joins comes by itself. They wait for each other, and who finds it done says so again.
 
 import { reportError } from "../orchestrator/contract/errors.js";
-import { faultPoint } from "../orchestrator/fault-point.js";
-import { reportTrouble } from "../orchestrator/reloads/protocol/rank-transitions.js";
-import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import { reportTrouble } from "../orchestrator/fleet/rank-transitions.js";
+import { type Held, isLive } from "../orchestrator/fleet/state.js";
+import { faultPoint } from "../orchestrator/host/fault-point.js";
 import { prepareReload } from "./load-reload.js";
 import type { Loading } from "./loading.js";
 import { keepExport } from "./push/kept-export.js";

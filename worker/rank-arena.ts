@@ -7,9 +7,9 @@ import { join } from "node:path";
 import type { Arena, Control, ControlPage, Device, DeviceFacts, Half, NativeCore } from "../native/native.js";
 import { countOf } from "../orchestrator/contract/count-of.js";
 import type { ArenaLayout, Layout } from "../orchestrator/contract/plan.js";
-import { layoutArena } from "../orchestrator/planner/arena-layout.js";
-import type { StagingPlace } from "../orchestrator/reloads/plan-store.js";
-import type { Held, LiveArena } from "../orchestrator/reloads/protocol/state.js";
+import type { StagingPlace } from "../orchestrator/fleet/plan-store.js";
+import type { Held, LiveArena } from "../orchestrator/fleet/state.js";
+import { layoutArena } from "../orchestrator/program/arena-layout.js";
 import { layoutOfHeader, MAX_ARENA_HEADER_BYTES } from "./arena-header.js";
 import type { HeldMemory, Holders } from "./holder.js";
 

@@ -7,8 +7,8 @@ import type { FillReport, LayerReport } from "../native/native.js";
 import type { ErrorReport } from "../orchestrator/contract/errors.js";
 import type { RankPush } from "../orchestrator/contract/push.js";
 import type { RankProgress, ReloadEvents } from "../orchestrator/contract/reload.js";
-import type { EventStore } from "../orchestrator/reloads/event-store.js";
-import { RANK_FIELD, type RankReport } from "../orchestrator/reloads/record-store.js";
+import type { EventStore } from "../orchestrator/fleet/event-store.js";
+import { RANK_FIELD, type RankReport } from "../orchestrator/fleet/record-store.js";
 
 export interface ProgressReport {
   readonly progress: RankProgress;

@@ -2,7 +2,7 @@
 
 import type { ControlPage } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import { type Held, isLive } from "../orchestrator/fleet/state.js";
 import type { Owner } from "./ledger.js";
 import type { Loading } from "./loading.js";
 

@@ -1,7 +1,7 @@
 // What the kinds of source have of their own. Opening and closing staging, what is written there, and the way to a token are the
 // same for all (load-reload.ts).
 
-import type { ProgramSource } from "../orchestrator/planner/make-program.js";
+import type { ProgramSource } from "../orchestrator/program/make-program.js";
 import type { CellWrite } from "./intake/cells.js";
 import type { Intake } from "./intake/intake.js";
 import type { Loading } from "./loading.js";

@@ -3,10 +3,10 @@
 
 import type { Cancel, LayerReport, NativeCore, Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import { faultDuring, faultPoint } from "../orchestrator/fault-point.js";
-import type { ResolvedProgram } from "../orchestrator/planner/make-program.js";
-import type { LoadedPlan } from "../orchestrator/reloads/plan-store.js";
-import { type Held, isLive } from "../orchestrator/reloads/protocol/state.js";
+import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import { type Held, isLive } from "../orchestrator/fleet/state.js";
+import { faultDuring, faultPoint } from "../orchestrator/host/fault-point.js";
+import type { ResolvedProgram } from "../orchestrator/program/make-program.js";
 import type { EngineGate } from "./engines/run-lock.js";
 import { explainHostError, explainNativeError } from "./explain-native-error.js";
 import type { Intake } from "./intake/intake.js";

@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { LayercastError } from "../contract/errors.js";
-import { packageRoot } from "../package-root.js";
+import { packageRoot } from "../host/package-root.js";
 import type { Terminal } from "./terminal.js";
 
 /** Resolves to whether every answer was right. */

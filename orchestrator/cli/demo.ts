@@ -9,14 +9,14 @@ import type { Command } from "commander";
 import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ReloadView } from "../contract/reload.js";
-import { packageRoot } from "../package-root.js";
+import { packageRoot } from "../host/package-root.js";
 import { type CommandContext, EXIT } from "./command.js";
 import { type Comparison, compareTensors, type Golden, readTensorDigests } from "./compare-tensors.js";
 import { demoEngine } from "./demo-engine.js";
 import { fetchExport } from "./export.js";
 import { followReload, screenOf } from "./follow.js";
 import { fleetLines, phaseTable, reloadSentence } from "./format.js";
-import { type LocalFleet, startLocalFleet } from "./local-fleet.js";
+import { type LocalFleet, startLocalFleet } from "./local/local-fleet.js";
 import type { Terminal } from "./terminal.js";
 import { refusingWrongUse, requireNativeCore } from "./wrong-use.js";
 

@@ -1,7 +1,7 @@
 // `layercast orchestrator`: its flags and the environment -> a configuration that it runs by until a signal ends it.
 
 import type { Command } from "commander";
-import { type OrchestratorFlags, readConfig, SETTINGS } from "../config.js";
+import { type OrchestratorFlags, readConfig, SETTINGS } from "../host/config.js";
 import type { CommandContext } from "./command.js";
 import { refusingWrongUse } from "./wrong-use.js";
 

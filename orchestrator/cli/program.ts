@@ -2,7 +2,7 @@
 
 import { Command, CommanderError } from "commander";
 import { reportError } from "../contract/errors.js";
-import { VERSION } from "../version.js";
+import { VERSION } from "../host/version.js";
 import { addCancel } from "./cancel.js";
 import { errorWords } from "./cli-words.js";
 import { type CommandContext, EXIT, refuseMissingOptions } from "./command.js";

@@ -2,17 +2,16 @@
 
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
-import { type LogLevel, readRedisUrl, SETTINGS } from "../config.js";
 import { countOf } from "../contract/count-of.js";
 import type { FleetView } from "../contract/reload.js";
-import { FILE_MODE, useFileMode } from "../file-mode.js";
-import { packageRoot } from "../package-root.js";
-import { redisPlace } from "../redis.js";
-import { openRedisNotices } from "../redis-notices.js";
-import { waitForRedis } from "../redis-start.js";
-import { redisTrouble } from "../redis-trouble.js";
-import { tokenOf } from "../token.js";
-import { humanLine } from "./child-log.js";
+import { type LogLevel, readRedisUrl, SETTINGS } from "../host/config.js";
+import { FILE_MODE, useFileMode } from "../host/file-mode.js";
+import { packageRoot } from "../host/package-root.js";
+import { redisPlace } from "../host/redis.js";
+import { openRedisNotices } from "../host/redis-notices.js";
+import { waitForRedis } from "../host/redis-start.js";
+import { redisTrouble } from "../host/redis-trouble.js";
+import { tokenOf } from "../host/token.js";
 import {
   type CommandContext,
   EXIT,
@@ -22,7 +21,8 @@ import {
   logLevelOption,
   parseName,
 } from "./command.js";
-import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local-fleet.js";
+import { humanLine } from "./local/child-log.js";
+import { type FleetWatcher, type LocalFleet, startLocalFleet } from "./local/local-fleet.js";
 import type { Terminal } from "./terminal.js";
 import { DEFAULT_RUN_DIR } from "./worker.js";
 import { refusingWrongUse, requireNativeCore } from "./wrong-use.js";

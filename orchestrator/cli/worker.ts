@@ -2,9 +2,9 @@
 
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { type LogLevel, readRedisUrl } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
-import { useFileMode } from "../file-mode.js";
+import { type LogLevel, readRedisUrl } from "../host/config.js";
+import { useFileMode } from "../host/file-mode.js";
 import {
   type CommandContext,
   expertParallelOption,

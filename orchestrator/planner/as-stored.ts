@@ -6,8 +6,8 @@ import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import type { CheckpointTensor, KernelTensor, Part } from "../contract/plan.js";
 import { SCALE_BLOCK, SCHEMES, type Scheme } from "../contract/recipe.js";
+import { cutPart, indivisibleSize } from "../program/cut-part.js";
 import type { PartSpec } from "./architectures/family.js";
-import { cutPart, indivisibleSize } from "./cut-part.js";
 import type { MatchedTensor } from "./match-tensors.js";
 import { inputScaleName, originInMatrix, type ScaleMatrices, type StoredScales } from "./stored-scales.js";
 

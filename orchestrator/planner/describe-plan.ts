@@ -2,7 +2,7 @@
 
 import type { Plan } from "../contract/plan.js";
 import type { PlanView } from "../contract/reload.js";
-import { layoutArenas } from "./arena-layout.js";
+import { layoutArenas } from "../program/arena-layout.js";
 import { arenaFileBytes, estimateDeviceBytes, estimatePeakBytes } from "./estimate-memory.js";
 import { groupLayers } from "./group-layers.js";
 import { heldBytesOf, mostHeldBytesOf, readBytesOf } from "./layer-bytes.js";

@@ -2,8 +2,8 @@
 
 import { byteCount, DTYPES } from "../contract/dtype.js";
 import type { KernelTensor, Layout, Part, Plan, PlanLayer } from "../contract/plan.js";
-import { type Cut, cutPart } from "./cut-part.js";
-import { heldShape, matricesOf } from "./expert-placement.js";
+import { type Cut, cutPart } from "../program/cut-part.js";
+import { heldShape, matricesOf } from "../program/expert-placement.js";
 
 export function readBytesOf(plan: Plan, layer: PlanLayer, rank: number): number {
   const ranks = plan.layout.tensorParallelSize;

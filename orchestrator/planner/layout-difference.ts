@@ -2,7 +2,7 @@
 
 import { listed } from "../contract/listed.js";
 import type { ArenaTensor, Layout } from "../contract/plan.js";
-import { layoutArena } from "./arena-layout.js";
+import { layoutArena } from "../program/arena-layout.js";
 
 /** Null where rank 0 has the same kernel tensors in both: then other values of the model are in them. */
 export function layoutDifference(standing: Layout, needed: Layout): string | null {

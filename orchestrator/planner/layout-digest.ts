@@ -5,7 +5,7 @@
 
 import { createHash } from "node:crypto";
 import type { KernelTensor, Layout, Part } from "../contract/plan.js";
-import { cutPart } from "./cut-part.js";
+import { cutPart } from "../program/cut-part.js";
 
 /**
  * `family`: the model family's own name. Equal for two checkpoints that fill the same kernel tensors, whether their experts are

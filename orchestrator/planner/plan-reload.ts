@@ -27,9 +27,9 @@ import type {
   Source,
 } from "../contract/plan.js";
 import { expertsPadTo, type Recipe, SCHEMES, type Scheme } from "../contract/recipe.js";
+import { cutPart, indivisibleSize } from "../program/cut-part.js";
 import { familyOf, layersOf, readDimensions } from "./architectures/index.js";
 import { keptScales, scaledBy } from "./as-stored.js";
-import { cutPart, indivisibleSize } from "./cut-part.js";
 import { matchIgnored } from "./ignore-patterns.js";
 import { digestLayout, digestMapping } from "./layout-digest.js";
 import { type MatchedLayer, type MatchedPart, type MatchedTensor, matchTensors } from "./match-tensors.js";

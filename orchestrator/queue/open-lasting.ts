@@ -3,7 +3,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Worker } from "bullmq";
 import { LayercastError } from "../contract/errors.js";
-import { redisTrouble } from "../redis-trouble.js";
+import { redisTrouble } from "../host/redis-trouble.js";
 
 interface Opened {
   waitUntilReady(): Promise<unknown>;

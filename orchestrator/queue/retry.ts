@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { DelayedError, type Job, UnrecoverableError } from "bullmq";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { encodeFailure, retryDelayMs } from "../contract/jobs.js";
-import { redisTrouble } from "../redis-trouble.js";
+import { redisTrouble } from "../host/redis-trouble.js";
 
 /** BullMQ keeps the strategy with whoever takes the job; orchestrators and workers share this one. */
 export function backoffStrategy(

@@ -5,8 +5,8 @@
 import http, { type ClientRequest, type IncomingMessage } from "node:http";
 import https from "node:https";
 import { LayercastError } from "../contract/errors.js";
+import type { HookRequest } from "../fleet/state.js";
 import { type HookHosts, openHookHosts } from "./hook-hosts.js";
-import type { HookRequest } from "./protocol/state.js";
 
 export interface EngineCall {
   what: "pause" | "resume";

@@ -2,19 +2,19 @@
 
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
+import type { FleetStore } from "../fleet/fleet-store.js";
+import type { LoadedPlan, PlanStore } from "../fleet/plan-store.js";
+import type { RecordStore, StoredRequest } from "../fleet/record-store.js";
+import type { PushSessionStore } from "../fleet/session-store.js";
+import type { FleetState } from "../fleet/state.js";
 import type { Queues } from "../queue/queues.js";
 import type { CallEngines } from "./call-engines.js";
 import type { Disk } from "./disk.js";
-import type { FleetStore } from "./fleet-store.js";
 import type { Follower } from "./follow-reload.js";
 import type { HookHosts } from "./hook-hosts.js";
-import type { LoadedPlan, PlanStore } from "./plan-store.js";
-import type { FleetState } from "./protocol/state.js";
 import type { HeaderRoom } from "./push/header-room.js";
-import type { PushSessionStore } from "./push/session-store.js";
 import type { Spool } from "./push/spool.js";
 import type { ExportReader } from "./read-export.js";
-import type { RecordStore, StoredRequest } from "./record-store.js";
 import type { SourceFiles } from "./sources/source-work.js";
 import type { Turns } from "./turns.js";
 

@@ -3,7 +3,7 @@
 import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
-import { LONGEST_BLOCK_MS } from "../redis.js";
+import { LONGEST_BLOCK_MS } from "../host/redis.js";
 
 export interface Disk {
   /**

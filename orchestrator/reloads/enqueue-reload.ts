@@ -3,12 +3,12 @@
 
 import { LayercastError } from "../contract/errors.js";
 import type { RankKey } from "../contract/jobs.js";
-import { faultPoint } from "../fault-point.js";
+import { nextStep } from "../fleet/advance.js";
+import { confirmDecision, decide, markEnqueued } from "../fleet/reload-transitions.js";
+import { activeReload, type FleetState, type ReloadRecord } from "../fleet/state.js";
+import { faultPoint } from "../host/fault-point.js";
 import type { RankWork } from "../queue/queues.js";
 import type { DriveDeps } from "./deps.js";
-import { nextStep } from "./protocol/advance.js";
-import { confirmDecision, decide, markEnqueued } from "./protocol/reload-transitions.js";
-import { activeReload, type FleetState, type ReloadRecord } from "./protocol/state.js";
 
 /** Sends layer and finalize jobs to the ranks whose current incarnation has none yet. */
 export async function enqueueRanks(deps: DriveDeps, state: FleetState, reload: string): Promise<void> {

@@ -5,7 +5,7 @@
 import dns from "node:dns";
 import { BlockList, isIP, type LookupFunction } from "node:net";
 import { LayercastError } from "../contract/errors.js";
-import type { Hooks } from "./protocol/state.js";
+import type { Hooks } from "../fleet/state.js";
 
 export interface HookHosts {
   /** Why no request may go to the URL, as far as it can be said without a lookup; null: it may. */

@@ -3,7 +3,7 @@
 import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
 import { type HooksRequest, type HooksView, type PauseMode, PRESET_MODES, type PresetName } from "../contract/hooks.js";
-import type { HookRequest, Hooks } from "./protocol/state.js";
+import type { HookRequest, Hooks } from "../fleet/state.js";
 
 type WrittenRequest = NonNullable<HooksRequest["pause"]>;
 type Route = Pick<HookRequest, "method" | "body"> & { path: string };

@@ -5,12 +5,12 @@ import { LayercastError } from "../contract/errors.js";
 import type { Held } from "../contract/jobs.js";
 import type { PushSettings } from "../contract/push.js";
 import type { PlanRequest } from "../contract/reload.js";
-import { checkPlan } from "../planner/check-plan.js";
+import type { LoadedPlan, PushPlan } from "../fleet/plan-store.js";
+import type { StoredRequest } from "../fleet/record-store.js";
+import { type FleetState, isExpertParallel } from "../fleet/state.js";
+import { checkPlan } from "../planner/check/check-plan.js";
 import { AUTO_JOB_BYTES, groupLayers } from "../planner/group-layers.js";
 import { planReload } from "../planner/plan-reload.js";
-import type { LoadedPlan, PushPlan } from "./plan-store.js";
-import { type FleetState, isExpertParallel } from "./protocol/state.js";
-import type { StoredRequest } from "./record-store.js";
 
 /** Plans, and checks the plan. Throws what makes the reload impossible. */
 export function makePlan(

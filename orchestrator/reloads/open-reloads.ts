@@ -8,38 +8,38 @@ import type { Logger } from "pino";
 import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { KEYS } from "../contract/jobs.js";
 import { type PlanRequest, type PlanView, type ReadSource, type ReloadView, readSource } from "../contract/reload.js";
-import { faultPoint } from "../fault-point.js";
-import { describePlan } from "../planner/describe-plan.js";
-import { planReload } from "../planner/plan-reload.js";
-import { openQueues } from "../queue/queues.js";
-import { connectRedis } from "../redis.js";
-import { engineCaller } from "./call-engines.js";
-import type { ReloadDeps } from "./deps.js";
-import { openDisk } from "./disk.js";
-import { type Driver, openDriver, runControlJob, type Surroundings } from "./drive-fleet.js";
-import { fleetAnswers, requireFleet } from "./fleet-answers.js";
-import { openFleetStore } from "./fleet-store.js";
-import { openFollower, readUntil } from "./follow-reload.js";
-import { openHookHosts } from "./hook-hosts.js";
-import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
-import { openPlanStore } from "./plan-store.js";
-import { cancel } from "./protocol/reload-transitions.js";
-import { isTerminal } from "./protocol/state.js";
-import { openHeaderRoom } from "./push/header-room.js";
-import { pushAnswers, viewPush } from "./push/push-answers.js";
-import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
-import { openPushSessions } from "./push/session-store.js";
-import { openSpool } from "./push/spool.js";
-import { trimSpool } from "./push/trim-spool.js";
-import { openEventReader } from "./read-events.js";
-import { openExportReader } from "./read-export.js";
+import { openFleetStore } from "../fleet/fleet-store.js";
+import { openPlanStore } from "../fleet/plan-store.js";
 import {
   listReloads,
   openRecordStore,
   readReloadState,
   type StoredReload,
   type StoredRequest,
-} from "./record-store.js";
+} from "../fleet/record-store.js";
+import { cancel } from "../fleet/reload-transitions.js";
+import { openPushSessions } from "../fleet/session-store.js";
+import { isTerminal } from "../fleet/state.js";
+import { faultPoint } from "../host/fault-point.js";
+import { connectRedis } from "../host/redis.js";
+import { describePlan } from "../planner/describe-plan.js";
+import { planReload } from "../planner/plan-reload.js";
+import { openQueues } from "../queue/queues.js";
+import { engineCaller } from "./call-engines.js";
+import type { ReloadDeps } from "./deps.js";
+import { openDisk } from "./disk.js";
+import { type Driver, openDriver, runControlJob, type Surroundings } from "./drive-fleet.js";
+import { fleetAnswers, requireFleet } from "./fleet-answers.js";
+import { openFollower, readUntil } from "./follow-reload.js";
+import { openHookHosts } from "./hook-hosts.js";
+import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
+import { openHeaderRoom } from "./push/header-room.js";
+import { pushAnswers, viewPush } from "./push/push-answers.js";
+import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
+import { openSpool } from "./push/spool.js";
+import { trimSpool } from "./push/trim-spool.js";
+import { openEventReader } from "./read-events.js";
+import { openExportReader } from "./read-export.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
 import { openSourcePool } from "./sources/source-pool.js";
 import type { SourceFiles } from "./sources/source-work.js";

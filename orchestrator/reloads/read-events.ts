@@ -4,8 +4,8 @@
 import type { Redis } from "ioredis";
 import { KEYS } from "../contract/jobs.js";
 import { type ReloadEventName, type ReloadStateName, TERMINAL_STATES } from "../contract/reload.js";
+import { isTerminal, type ReloadRecord } from "../fleet/state.js";
 import type { Follower } from "./follow-reload.js";
-import { isTerminal, type ReloadRecord } from "./protocol/state.js";
 import type { ReloadEvent } from "./reloads.js";
 
 const EVENTS_PER_READ = 200;

@@ -15,18 +15,11 @@ import type {
   RollbackRequest,
   SubmitRequest,
 } from "../contract/reload.js";
+import type { RecordPage } from "../fleet/record-store.js";
 
-export type ReloadDetail = "full" | "summary";
-
-export interface ReloadFilter {
+export interface ReloadFilter extends RecordPage {
   fleet: string | null;
   state: ReloadStateName | null;
-  /** 1 to 200. */
-  limit: number;
-  /** Opaque; from the page before. */
-  cursor: string | null;
-  /** A summary says nothing of ranks, layers and buckets, which grow with the model and the fleet. */
-  view: ReloadDetail;
 }
 
 export interface ReloadEvent {

@@ -1,9 +1,6 @@
 // A hook call from claim to outcome (P12): recorded before it is made, by one orchestrator at a time.
 
 import { reportError } from "../contract/errors.js";
-import { faultPoint } from "../fault-point.js";
-import type { EngineCall } from "./call-engines.js";
-import type { DriveDeps } from "./deps.js";
 import {
   claimHookCall,
   enginesPaused,
@@ -15,8 +12,11 @@ import {
   renewHookCall,
   resumeAfterLatePause,
   resumeFailed,
-} from "./protocol/engine-transitions.js";
-import type { EngineStop, FleetState } from "./protocol/state.js";
+} from "../fleet/engine-transitions.js";
+import type { EngineStop, FleetState } from "../fleet/state.js";
+import { faultPoint } from "../host/fault-point.js";
+import type { EngineCall } from "./call-engines.js";
+import type { DriveDeps } from "./deps.js";
 
 let claims = 0;
 

@@ -2,15 +2,15 @@
 // does nothing that a second doing would spoil.
 
 import { LayercastError } from "../contract/errors.js";
-import { faultPoint } from "../fault-point.js";
+import { refuseUnderEngines } from "../fleet/engine-leases.js";
+import type { LoadedPlan } from "../fleet/plan-store.js";
+import type { StoredRequest } from "../fleet/record-store.js";
+import { beginLoading, warn } from "../fleet/reload-transitions.js";
+import { activeReload, type FleetState } from "../fleet/state.js";
+import { faultPoint } from "../host/fault-point.js";
 import { layoutDifference } from "../planner/layout-difference.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
-import type { LoadedPlan } from "./plan-store.js";
-import { refuseUnderEngines } from "./protocol/engine-leases.js";
-import { beginLoading, warn } from "./protocol/reload-transitions.js";
-import { activeReload, type FleetState } from "./protocol/state.js";
-import type { StoredRequest } from "./record-store.js";
 
 /** planning -> loading. Throws what makes the reload impossible. */
 export async function startReload(deps: DriveDeps, fleet: string, reload: string, epoch: number): Promise<void> {

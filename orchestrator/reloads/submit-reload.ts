@@ -5,14 +5,14 @@ import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
 import { type RollbackRequest, readSource, type SubmitRequest } from "../contract/reload.js";
+import { refuseUnderEngines } from "../fleet/engine-leases.js";
+import type { Beside } from "../fleet/fleet-write.js";
+import type { StoredRequest } from "../fleet/record-store.js";
+import { type NewReload, submit } from "../fleet/reload-transitions.js";
+import type { Context, FleetState } from "../fleet/state.js";
 import type { ReloadDeps } from "./deps.js";
-import type { Beside } from "./fleet-write.js";
 import { makePlan } from "./make-plan.js";
-import { refuseUnderEngines } from "./protocol/engine-leases.js";
-import { type NewReload, submit } from "./protocol/reload-transitions.js";
-import type { Context, FleetState } from "./protocol/state.js";
 import { declaredCheckpoint, packPushModel } from "./push/push-model.js";
-import type { StoredRequest } from "./record-store.js";
 
 export interface Submitted {
   id: string;

@@ -3,10 +3,10 @@
 
 import type { Redis } from "ioredis";
 import { KEYS } from "../contract/jobs.js";
-import type { FleetStore } from "./fleet-store.js";
-import type { StoredPlan } from "./plan-store.js";
-import type { FleetState } from "./protocol/state.js";
-import { fieldOfEveryReload } from "./record-store.js";
+import type { FleetStore } from "../fleet/fleet-store.js";
+import type { StoredPlan } from "../fleet/plan-store.js";
+import { fieldOfEveryReload } from "../fleet/record-store.js";
+import type { FleetState } from "../fleet/state.js";
 
 const LAST_HOUR_S = 3_600;
 const KEYS_PER_SCAN = 500;

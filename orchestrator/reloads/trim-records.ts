@@ -3,9 +3,9 @@
 
 import type { Redis } from "ioredis";
 import { KEYS } from "../contract/jobs.js";
-import type { FleetSnapshot, FleetStore } from "./fleet-store.js";
-import { isTerminal, type ReloadRecord } from "./protocol/state.js";
-import { fieldOfEveryReload } from "./record-store.js";
+import type { FleetSnapshot, FleetStore } from "../fleet/fleet-store.js";
+import { fieldOfEveryReload } from "../fleet/record-store.js";
+import { isTerminal, type ReloadRecord } from "../fleet/state.js";
 
 const KEPT = 1_000;
 /** At a time, so that no sweep is long. */

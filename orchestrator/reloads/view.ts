@@ -11,15 +11,16 @@ import {
   type ReloadView,
   type RollbackSource,
 } from "../contract/reload.js";
-import { whyNotRoutable } from "./protocol/advance.js";
-import { startingEngines } from "./protocol/engine-leases.js";
+import { whyNotRoutable } from "../fleet/advance.js";
+import { startingEngines } from "../fleet/engine-leases.js";
+import type { RankReport, StoredReload } from "../fleet/record-store.js";
 import {
   nextInQueue,
   queuedReloads,
   ranksNotLive,
   unpreparedRanks,
   waitsForRanks,
-} from "./protocol/reload-transitions.js";
+} from "../fleet/reload-transitions.js";
 import {
   type Context,
   expectedRanks,
@@ -30,8 +31,7 @@ import {
   type RankState,
   type ReloadRecord,
   replicasOf,
-} from "./protocol/state.js";
-import type { RankReport, StoredReload } from "./record-store.js";
+} from "../fleet/state.js";
 
 /** `layout` and `fleet` are null where they are no longer known or no longer matter. */
 export function viewReload(

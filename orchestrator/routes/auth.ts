@@ -3,8 +3,8 @@
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { FastifyRequest } from "fastify";
-import { isLoopback } from "../config.js";
 import { LayercastError } from "../contract/errors.js";
+import { isLoopback } from "../host/config.js";
 import type { App } from "./app.js";
 
 const OPEN_ROUTES = new Set(["/", "/dashboard/:file", "/livez", "/readyz", "/version", "/openapi.json"]);

@@ -5,7 +5,7 @@ import { Readable } from "node:stream";
 import { Type } from "typebox";
 import { LayercastError, reportError } from "../contract/errors.js";
 import { TERMINAL_STATES } from "../contract/reload.js";
-import { explainTrouble, redisTrouble } from "../redis-trouble.js";
+import { explainTrouble, redisTrouble } from "../host/redis-trouble.js";
 import type { ReloadEvent } from "../reloads/reloads.js";
 import type { App, RouteDeps } from "./app.js";
 import { requestSignal, settleOrNull } from "./lifetime.js";

@@ -3,7 +3,7 @@
 import { Type } from "typebox";
 import { LayercastError } from "../contract/errors.js";
 import { PLAN_FORMAT } from "../contract/plan.js";
-import { VERSION } from "../version.js";
+import { VERSION } from "../host/version.js";
 import type { App, RouteDeps } from "./app.js";
 import { problems, textAnswer } from "./schemas.js";
 

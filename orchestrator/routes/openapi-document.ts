@@ -3,7 +3,7 @@
 
 import type { PUSH_FIELDS } from "../contract/push.js";
 import { SourceBody } from "../contract/reload.js";
-import { VERSION } from "../version.js";
+import { VERSION } from "../host/version.js";
 
 export const INFO = {
   title: "Layercast",

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Type } from "typebox";
 import { LayercastError } from "../contract/errors.js";
-import { packageRoot } from "../package-root.js";
+import { packageRoot } from "../host/package-root.js";
 import type { App } from "./app.js";
 
 const MODULES = [

@@ -6,7 +6,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
 import type { Static } from "typebox";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import type { ProblemAnswer } from "../contract/reload.js";
-import { explainTrouble, redisTrouble } from "../redis-trouble.js";
+import { explainTrouble, redisTrouble } from "../host/redis-trouble.js";
 import { explainValidation } from "./validation.js";
 
 type Problem = Static<typeof ProblemAnswer>;

@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { compareTensors, type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
 import type { Client, SubmitDraft } from "../../orchestrator/cli/http-client.js";
-import { startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
+import { startLocalFleet } from "../../orchestrator/cli/local/local-fleet.js";
 import { type ReloadView, TERMINAL_STATES } from "../../orchestrator/contract/reload.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import type { Check } from "./case.js";
 import { check } from "./case.js";
 

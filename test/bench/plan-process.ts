@@ -3,11 +3,11 @@
 
 import { readCheckpointTable } from "../../orchestrator/checkpoint/checkpoint-table.js";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { openPlanStore } from "../../orchestrator/fleet/plan-store.js";
+import { connectRedis } from "../../orchestrator/host/redis.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { groupLayers } from "../../orchestrator/planner/group-layers.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
-import { connectRedis } from "../../orchestrator/redis.js";
-import { openPlanStore } from "../../orchestrator/reloads/plan-store.js";
 import { measureRank, type RankReport } from "./rank-programs.js";
 
 export type PlanOrder = Pick<PlanRequest, "tensorParallelSize" | "expertParallel" | "scheme" | "dtype">;

@@ -3,10 +3,10 @@
 
 import type { Plan } from "../../orchestrator/contract/plan.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { makeProgram } from "../../orchestrator/planner/make-program.js";
-import { matricesOfLayer, matricesOfRank } from "../../orchestrator/planner/rank-matrices.js";
-import { inCheckpoint } from "../../orchestrator/planner/resolve.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { makeProgram } from "../../orchestrator/program/make-program.js";
+import { matricesOfLayer, matricesOfRank } from "../../orchestrator/program/rank-matrices.js";
+import { inCheckpoint } from "../../orchestrator/program/resolve.js";
 import { type Cells, type CellWrite, cellWrite, matrixAt, newCells } from "../../worker/intake/cells.js";
 import { arrivalsOf, bucketWrite, findInBucket, writableRows } from "../../worker/push/arrivals.js";
 

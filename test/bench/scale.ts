@@ -3,7 +3,7 @@
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { startPrivateRedis } from "../../orchestrator/redis-server.js";
+import { startPrivateRedis } from "../../orchestrator/cli/local/redis-server.js";
 import { type Case, check, type Row } from "./case.js";
 import { writeDeepSeekHeaders } from "./deepseek-headers.js";
 import type { PlanOrder, PlanReport } from "./plan-process.js";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { chooseWeightFiles, OTHER_PURPOSES } from "../../orchestrator/checkpoint/weight-files.js";
 import type { ErrorCode } from "../../orchestrator/contract/errors.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { expectLayercastError } from "./expect-error.js";
 
 const full = (name: string) => `${name}.safetensors`;

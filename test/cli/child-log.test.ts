@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { humanLine } from "../../orchestrator/cli/child-log.js";
+import { humanLine } from "../../orchestrator/cli/local/child-log.js";
 
 describe("a child's line on a terminal", () => {
   it("has the time, the child, the level, the words and the fields of a log entry", () => {

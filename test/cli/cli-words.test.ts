@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { errorWords, inCliWords } from "../../orchestrator/cli/cli-words.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 
 const say = (message: string, code = "invalid_request", details = {}) =>
   errorWords({ code: code as "invalid_request", message, details });

@@ -10,7 +10,7 @@ import {
   parseFileMode,
   spreadFileMode,
   useFileMode,
-} from "../../orchestrator/file-mode.js";
+} from "../../orchestrator/host/file-mode.js";
 import { keepFile } from "../../orchestrator/reloads/push/keep-file.js";
 import { buildSafetensors } from "../checkpoint/build-safetensors.js";
 

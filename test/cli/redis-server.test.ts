@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { packageRoot } from "../../orchestrator/package-root.js";
-import { connectRedis } from "../../orchestrator/redis.js";
-import { findRedisServer, type PrivateRedis, startPrivateRedis } from "../../orchestrator/redis-server.js";
+import { findRedisServer, type PrivateRedis, startPrivateRedis } from "../../orchestrator/cli/local/redis-server.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
+import { connectRedis } from "../../orchestrator/host/redis.js";
 
 let scratch: string;
 const running: PrivateRedis[] = [];
@@ -157,8 +157,8 @@ describe("finding a server", () => {
 function spawnOwner(directory: string) {
   const built = (name: string) => JSON.stringify(join(packageRoot(), "dist", "orchestrator", name));
   const program = `
-    import { startPrivateRedis } from ${built("redis-server.js")};
-    import { connectRedis } from ${built("redis.js")};
+    import { startPrivateRedis } from ${built("cli/local/redis-server.js")};
+    import { connectRedis } from ${built("host/redis.js")};
     const server = await startPrivateRedis({ directory: ${JSON.stringify(directory)} });
     await connectRedis(server.url, "command").set("owner", "was here");
     console.log(server.pid);

@@ -4,8 +4,8 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { claimRunDir } from "../../orchestrator/cli/run-dir.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { claimRunDir } from "../../orchestrator/cli/local/run-dir.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 
 let scratch: string;
 beforeAll(() => {
@@ -27,7 +27,7 @@ describe("a run directory", () => {
 
   it("is free again as soon as its owner is killed", async () => {
     const directory = join(scratch, "theirs");
-    const module = JSON.stringify(join(packageRoot(), "dist", "orchestrator", "cli", "run-dir.js"));
+    const module = JSON.stringify(join(packageRoot(), "dist", "orchestrator", "cli", "local", "run-dir.js"));
     const program = `import { claimRunDir } from ${module};
       console.log(await claimRunDir(${JSON.stringify(directory)}));
       setInterval(() => {}, 1000);`;

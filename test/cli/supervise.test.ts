@@ -1,8 +1,8 @@
 import type { ChildProcess } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, describe, expect, it } from "vitest";
-import { restartDelayMs, type Supervised, supervise } from "../../orchestrator/cli/supervise.js";
-import { hasExited, spawnOwned } from "../../orchestrator/owned-process.js";
+import { hasExited, spawnOwned } from "../../orchestrator/cli/local/owned-process.js";
+import { restartDelayMs, type Supervised, supervise } from "../../orchestrator/cli/local/supervise.js";
 
 interface Watched {
   supervised: Supervised;

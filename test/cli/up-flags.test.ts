@@ -2,9 +2,9 @@
 
 import { describe, expect, it } from "vitest";
 import { EXIT } from "../../orchestrator/cli/command.js";
-import { orchestratorArgs, workerArgs } from "../../orchestrator/cli/local-fleet.js";
+import { orchestratorArgs, workerArgs } from "../../orchestrator/cli/local/local-fleet.js";
 import { buildProgram } from "../../orchestrator/cli/program.js";
-import { readConfig } from "../../orchestrator/config.js";
+import { readConfig } from "../../orchestrator/host/config.js";
 import { SILENT_TERMINAL } from "./captured.js";
 
 const program = buildProgram({ terminal: SILENT_TERMINAL, exitCode: EXIT.ok });

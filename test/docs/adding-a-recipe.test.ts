@@ -10,9 +10,9 @@ import type { Arena, LayerProgram, NativeCore } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import type { ArenaLayout, Plan } from "../../orchestrator/contract/plan.js";
 import type { Recipe } from "../../orchestrator/contract/recipe.js";
-import type { Find, Write } from "../../orchestrator/planner/make-program.js";
-import type { Matrix } from "../../orchestrator/planner/rank-matrices.js";
-import type { RowRange } from "../../orchestrator/planner/row-ranges.js";
+import type { Find, Write } from "../../orchestrator/program/make-program.js";
+import type { Matrix } from "../../orchestrator/program/rank-matrices.js";
+import type { RowRange } from "../../orchestrator/program/row-ranges.js";
 import { channelProgram } from "../native/channel-program.js";
 import { copyWithExample, type Example } from "./recipe-example.js";
 
@@ -111,11 +111,11 @@ async function planned(name: string, scheme: Recipe, rank: number): Promise<Plan
   const planner = await load<typeof import("../../orchestrator/planner/plan-reload.js")>(
     "orchestrator/planner/plan-reload.js",
   );
-  const { checkPlan } = await load<typeof import("../../orchestrator/planner/check-plan.js")>(
-    "orchestrator/planner/check-plan.js",
+  const { checkPlan } = await load<typeof import("../../orchestrator/planner/check/check-plan.js")>(
+    "orchestrator/planner/check/check-plan.js",
   );
-  const { layoutArena } = await load<typeof import("../../orchestrator/planner/arena-layout.js")>(
-    "orchestrator/planner/arena-layout.js",
+  const { layoutArena } = await load<typeof import("../../orchestrator/program/arena-layout.js")>(
+    "orchestrator/program/arena-layout.js",
   );
   const { table, config } = await checkpoints.readCheckpointTable(join(FIXTURES, name), { allowedRoots: [FIXTURES] });
   const how = { tensorParallelSize: RANKS, expertParallel: false, ignore: [], dtype: "auto" } as const;
@@ -134,11 +134,11 @@ function pushed(of: Planned, together: number): Promise<Buffer> {
 }
 
 async function written({ plan, arena, rank }: Planned, rangesOf: (matrix: Matrix) => RowRange[]): Promise<Buffer> {
-  const { matricesOfRank, matrixOf } = await example.load<typeof import("../../orchestrator/planner/rank-matrices.js")>(
-    "orchestrator/planner/rank-matrices.js",
+  const { matricesOfRank, matrixOf } = await example.load<typeof import("../../orchestrator/program/rank-matrices.js")>(
+    "orchestrator/program/rank-matrices.js",
   );
-  const { makeProgram } = await example.load<typeof import("../../orchestrator/planner/make-program.js")>(
-    "orchestrator/planner/make-program.js",
+  const { makeProgram } = await example.load<typeof import("../../orchestrator/program/make-program.js")>(
+    "orchestrator/program/make-program.js",
   );
   const matrices = matricesOfRank(plan.layout, arena, rank);
   const writes = [...matrices.kernelOf.keys()].flatMap((index) => {

@@ -3,11 +3,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { expect, it } from "vitest";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 
 const IMPORT = /(?:\bfrom|\bimport\(?)\s*"(\.{1,2}\/[^"]+)"/g;
 
-/** `orchestrator/cli/up.ts` is of `cli`, `orchestrator/redis.ts` of `redis`, `worker/push/cells.ts` of `worker`. */
+/** `orchestrator/cli/up.ts` is of `cli`, `orchestrator/host/redis.ts` of `redis`, `worker/push/cells.ts` of `worker`. */
 function partOf(file: string): string {
   const [top = "", next = ""] = file.split("/");
   return top === "orchestrator" ? next.replace(/\.[jt]s$/, "") : top;

@@ -10,7 +10,7 @@ import { pathToFileURL } from "node:url";
 import { expect } from "vitest";
 import { type Golden, readTensorDigests } from "../../orchestrator/cli/compare-tensors.js";
 import type { Client } from "../../orchestrator/cli/http-client.js";
-import { type LocalFleet, startLocalFleet } from "../../orchestrator/cli/local-fleet.js";
+import { type LocalFleet, startLocalFleet } from "../../orchestrator/cli/local/local-fleet.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { ReloadStateName, ReloadView } from "../../orchestrator/contract/reload.js";
 import { TERMINAL_STATES } from "../../orchestrator/contract/reload.js";

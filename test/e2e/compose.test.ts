@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { createClient } from "../../orchestrator/cli/http-client.js";
-import { endProcess, spawnOwned } from "../../orchestrator/owned-process.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { endProcess, spawnOwned } from "../../orchestrator/cli/local/owned-process.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { readComposeFile, readDockerfile, type Service } from "../cli/compose-file.js";
 
 const { services } = readComposeFile();

@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { compareTensors, type Golden } from "../../orchestrator/cli/compare-tensors.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { CHECKPOINTS, type Cluster, checkpoint, clearFaults, FIXTURES, isAlive, startCluster } from "./cluster.js";
 
 const STAND_IN = join(packageRoot(), "native/build/Release/layercast_stand_in.so");

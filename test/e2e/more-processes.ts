@@ -3,11 +3,11 @@
 import type { ChildProcess } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
-import { onLines } from "../../orchestrator/cli/child-log.js";
 import { type Client, createClient } from "../../orchestrator/cli/http-client.js";
+import { onLines } from "../../orchestrator/cli/local/child-log.js";
+import { endProcess, signalGroup, spawnOwned } from "../../orchestrator/cli/local/owned-process.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
-import { endProcess, signalGroup, spawnOwned } from "../../orchestrator/owned-process.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { CHECKPOINTS, type Cluster, isAlive, type SubmitBody } from "./cluster.js";
 
 interface MoreProcess {

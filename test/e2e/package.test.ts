@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 
 const root = packageRoot();
 const scratch = mkdtempSync(join(tmpdir(), "layercast-packed-"));

@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { packageRoot } from "../../orchestrator/package-root.js";
-import { type PrivateRedis, startPrivateRedis } from "../../orchestrator/redis-server.js";
+import { type PrivateRedis, startPrivateRedis } from "../../orchestrator/cli/local/redis-server.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { openRegisteredFile, rankDirectory } from "../../worker/registered-file.js";
 
 const CLI = join(packageRoot(), "dist", "orchestrator", "cli", "main.js");

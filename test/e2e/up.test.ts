@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { createClient } from "../../orchestrator/cli/http-client.js";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 
 const CLI = join(packageRoot(), "dist", "orchestrator", "cli", "main.js");
 const POLL_MS = 10;

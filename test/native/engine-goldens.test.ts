@@ -11,10 +11,10 @@ import { parseModelConfig } from "../../orchestrator/checkpoint/model-config.js"
 import type { Plan } from "../../orchestrator/contract/plan.js";
 import type { DeclaredTensor } from "../../orchestrator/contract/push.js";
 import type { Scheme } from "../../orchestrator/contract/recipe.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { declaredTable } from "../../orchestrator/planner/declared-table.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { type HeldTensor, loadRank } from "./load-rank.js";
 
 const FIXTURES = path.resolve(import.meta.dirname, "../fixtures");

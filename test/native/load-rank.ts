@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadNative, type Span } from "../../native/native.js";
 import type { ArenaLayout, ArenaTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { layerGeometry, placesOf } from "../../orchestrator/program/rank-geometry.js";
 import { createResolver } from "../planner/resolver.js";
 
 const core = loadNative();

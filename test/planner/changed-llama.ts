@@ -1,7 +1,7 @@
 // Plans of a small Llama with something changed: its config, its tensors, or what is asked for.
 
 import type { FormatDType } from "../../orchestrator/contract/dtype.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
 import { LLAMA, type Shapes, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 

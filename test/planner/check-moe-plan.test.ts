@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { KernelTensor, Part, Plan } from "../../orchestrator/contract/plan.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { type Synthetic, synthesize } from "./synthetic-checkpoint.js";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { KernelTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";

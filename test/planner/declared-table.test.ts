@@ -8,7 +8,7 @@ import { type ModelConfig, parseModelConfig } from "../../orchestrator/checkpoin
 import { elementCount, FORMAT_DTYPE_BITS } from "../../orchestrator/contract/dtype.js";
 import type { CheckpointTable } from "../../orchestrator/contract/plan.js";
 import type { DeclaredTensor } from "../../orchestrator/contract/push.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { declaredTable, skipRuleOf } from "../../orchestrator/planner/declared-table.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { describePlan } from "../../orchestrator/planner/describe-plan.js";
 import { groupLayers } from "../../orchestrator/planner/group-layers.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 import { deepseekCase, moeShapes } from "./synthetic-moe.js";
 

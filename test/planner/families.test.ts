@@ -7,7 +7,7 @@ import { readCheckpointTable } from "../../orchestrator/checkpoint/checkpoint-ta
 import { type ModelConfig, parseModelConfig } from "../../orchestrator/checkpoint/model-config.js";
 import type { FormatDType } from "../../orchestrator/contract/dtype.js";
 import type { CheckpointTable, KernelTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { type Shapes, synthesize } from "./synthetic-checkpoint.js";

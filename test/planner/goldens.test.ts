@@ -5,10 +5,10 @@ import { describe, expect, it } from "vitest";
 import { readCheckpointTable } from "../../orchestrator/checkpoint/checkpoint-table.js";
 import type { RequestDType } from "../../orchestrator/contract/dtype.js";
 import type { Recipe } from "../../orchestrator/contract/recipe.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { fillArena } from "./interpret-program.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { fillArena } from "../program/interpret-program.js";
 
 const FIXTURES = path.resolve(import.meta.dirname, "../fixtures");
 /** A golden `NAME-VERSION.json` is of the checkpoint `NAME/VERSION`. */

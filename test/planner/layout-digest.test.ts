@@ -3,10 +3,10 @@
 
 import { describe, expect, it } from "vitest";
 import type { CheckpointTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { layoutArenas } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { layoutDifference } from "../../orchestrator/planner/layout-difference.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArenas } from "../../orchestrator/program/arena-layout.js";
 import { LLAMA, type Shapes, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 import { deepseekCase, type ExpertForm, moeShapes, quantizedOnDisk } from "./synthetic-moe.js";
 

@@ -1,7 +1,7 @@
 // Experts made up with zeros in plans of values, which the interpreter of programs can run.
 
 import type { KernelTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { cutPart } from "../../orchestrator/planner/cut-part.js";
+import { cutPart } from "../../orchestrator/program/cut-part.js";
 
 /** Makes up each part of each expert to a multiple of so many rows and columns, as a scheme might ask for. */
 export function makeUpExperts({ layout }: Plan, padTo: number): void {

@@ -3,10 +3,10 @@ import { describe, expect, it } from "vitest";
 import { DTYPES, type RequestDType } from "../../orchestrator/contract/dtype.js";
 import type { ArenaTensor, Plan } from "../../orchestrator/contract/plan.js";
 import type { Recipe } from "../../orchestrator/contract/recipe.js";
-import { layoutArenas } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { decoded, encoded, fillArena } from "./interpret-program.js";
+import { layoutArenas } from "../../orchestrator/program/arena-layout.js";
+import { decoded, encoded, fillArena } from "../program/interpret-program.js";
 import { makeUpExperts } from "./made-up-experts.js";
 import type { Synthetic } from "./synthetic-checkpoint.js";
 import {

@@ -2,10 +2,10 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
 import type { ArenaLayout, CheckpointTensor } from "../../orchestrator/contract/plan.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { encoded, type FilledArena, fillArena } from "./interpret-program.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { encoded, type FilledArena, fillArena } from "../program/interpret-program.js";
 import { type ConfigFields, finite, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 interface Case {

@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { OP_FIELDS } from "../../native/native.js";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { rowsOf } from "../program/interpret-program.js";
 import { type Change, kernelOf, L0, planned } from "./changed-llama.js";
-import { rowsOf } from "./interpret-program.js";
 import { createResolver } from "./resolver.js";
 import { LLAMA, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 

@@ -1,9 +1,9 @@
 // The programs of a checkpoint on disk, for any of a plan's layers: what a rank that loads them whole is given.
 
 import type { ArenaLayout, KernelTensor, Layout, Source } from "../../orchestrator/contract/plan.js";
-import { makeProgram, type ResolvedProgram } from "../../orchestrator/planner/make-program.js";
-import { layerGeometry, placesOf } from "../../orchestrator/planner/rank-geometry.js";
-import { inCheckpoint, wholeMatrices } from "../../orchestrator/planner/resolve.js";
+import { makeProgram, type ResolvedProgram } from "../../orchestrator/program/make-program.js";
+import { layerGeometry, placesOf } from "../../orchestrator/program/rank-geometry.js";
+import { inCheckpoint, wholeMatrices } from "../../orchestrator/program/resolve.js";
 
 interface ProgramRequest {
   /** Indexes into Layout.layers. */

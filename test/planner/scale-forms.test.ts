@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { DTYPES } from "../../orchestrator/contract/dtype.js";
-import { layoutArenas } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
-import { encoded, fillArena } from "./interpret-program.js";
+import { layoutArenas } from "../../orchestrator/program/arena-layout.js";
+import { encoded, fillArena } from "../program/interpret-program.js";
 import { LLAMA, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 import {
   deepseekCase,

@@ -2,11 +2,11 @@ import { describe, expect, it } from "vitest";
 import { AGREEMENT_FIELDS, OP_FIELDS, SLICE_FIELDS } from "../../native/native.js";
 import type { ErrorCode } from "../../orchestrator/contract/errors.js";
 import type { CheckpointTensor, KernelTensor, Plan } from "../../orchestrator/contract/plan.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { checkPlan } from "../../orchestrator/planner/check-plan.js";
+import { checkPlan } from "../../orchestrator/planner/check/check-plan.js";
 import { type PlanRequest, planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
-import { rowsOf } from "./interpret-program.js";
+import { rowsOf } from "../program/interpret-program.js";
 import { createResolver } from "./resolver.js";
 import { type Synthetic, synthesize } from "./synthetic-checkpoint.js";
 import {

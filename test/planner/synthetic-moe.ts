@@ -3,7 +3,7 @@
 
 import fc from "fast-check";
 import { DTYPES, elementCount, type FormatDType } from "../../orchestrator/contract/dtype.js";
-import { encoded } from "./interpret-program.js";
+import { encoded } from "../program/interpret-program.js";
 import { type ConfigFields, type Shapes, type Synthetic, shapesOf, synthesize } from "./synthetic-checkpoint.js";
 
 /** How a checkpoint may have an expert's matrices. */

@@ -2,8 +2,8 @@
 // the test moves it.
 
 import { type RankKey, rankKey } from "../../orchestrator/contract/jobs.js";
-import { advance } from "../../orchestrator/reloads/protocol/advance.js";
-import { register, reportArena } from "../../orchestrator/reloads/protocol/rank-transitions.js";
+import { advance } from "../../orchestrator/fleet/advance.js";
+import { register, reportArena } from "../../orchestrator/fleet/rank-transitions.js";
 import {
   beginLoading,
   decide,
@@ -11,14 +11,14 @@ import {
   heldBy,
   type NewReload,
   submit,
-} from "../../orchestrator/reloads/protocol/reload-transitions.js";
+} from "../../orchestrator/fleet/reload-transitions.js";
 import {
   activeReload,
   type Context,
   type FleetState,
   newFleet,
   type ReloadRecord,
-} from "../../orchestrator/reloads/protocol/state.js";
+} from "../../orchestrator/fleet/state.js";
 
 export interface TestFleet {
   state: FleetState;

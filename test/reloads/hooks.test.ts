@@ -12,9 +12,9 @@ import {
   renewHookCall,
   resumeFailed,
   setHooks,
-} from "../../orchestrator/reloads/protocol/engine-transitions.js";
-import { cancel } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import type { EngineStop, Hooks } from "../../orchestrator/reloads/protocol/state.js";
+} from "../../orchestrator/fleet/engine-transitions.js";
+import { cancel } from "../../orchestrator/fleet/reload-transitions.js";
+import type { EngineStop, Hooks } from "../../orchestrator/fleet/state.js";
 import { viewFleet } from "../../orchestrator/reloads/view.js";
 import { type TestFleet, testFleet } from "./fleet.js";
 

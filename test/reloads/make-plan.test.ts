@@ -2,9 +2,9 @@
 
 import { describe, expect, it } from "vitest";
 import { pushSettings } from "../../orchestrator/contract/push.js";
+import type { StoredRequest } from "../../orchestrator/fleet/record-store.js";
 import { makePlan, plannedRanks } from "../../orchestrator/reloads/make-plan.js";
 import { declaredCheckpoint } from "../../orchestrator/reloads/push/push-model.js";
-import type { StoredRequest } from "../../orchestrator/reloads/record-store.js";
 import { expectLayercastError } from "../checkpoint/expect-error.js";
 import { LLAMA } from "../planner/synthetic-checkpoint.js";
 

@@ -3,7 +3,7 @@
 import type { Redis } from "ioredis";
 import { afterEach, describe, expect, it } from "vitest";
 import { CHANNELS, KEYS, TICKS_KEPT } from "../../orchestrator/contract/jobs.js";
-import { openEventStore } from "../../orchestrator/reloads/event-store.js";
+import { openEventStore } from "../../orchestrator/fleet/event-store.js";
 import { openFollower } from "../../orchestrator/reloads/follow-reload.js";
 import { openEventReader } from "../../orchestrator/reloads/read-events.js";
 import type { ReloadEvent } from "../../orchestrator/reloads/reloads.js";

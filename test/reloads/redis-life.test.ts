@@ -1,11 +1,11 @@
 // P13 and what hangs on it: Redis comes back, whole or without what it knew, and the fleet goes on from what its ranks show.
 
 import { describe, expect, it } from "vitest";
-import { nextStep } from "../../orchestrator/reloads/protocol/advance.js";
-import { register } from "../../orchestrator/reloads/protocol/rank-transitions.js";
-import { markEnqueued } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import type { FleetState, LiveArena } from "../../orchestrator/reloads/protocol/state.js";
-import { newFleet } from "../../orchestrator/reloads/protocol/state.js";
+import { nextStep } from "../../orchestrator/fleet/advance.js";
+import { register } from "../../orchestrator/fleet/rank-transitions.js";
+import { markEnqueued } from "../../orchestrator/fleet/reload-transitions.js";
+import type { FleetState, LiveArena } from "../../orchestrator/fleet/state.js";
+import { newFleet } from "../../orchestrator/fleet/state.js";
 import { type TestFleet, testFleet } from "./fleet.js";
 
 const held = (reload: string, epoch: number) => ({

@@ -1,9 +1,9 @@
 // A fleet of two replicas: they commit together, go on without one that was drained, and take it back.
 
 import { describe, expect, it } from "vitest";
-import { beginLoading, decide, handInToken } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import { drain, undrain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
-import type { LiveArena } from "../../orchestrator/reloads/protocol/state.js";
+import { beginLoading, decide, handInToken } from "../../orchestrator/fleet/reload-transitions.js";
+import { drain, undrain } from "../../orchestrator/fleet/replica-transitions.js";
+import type { LiveArena } from "../../orchestrator/fleet/state.js";
 import { testFleet } from "./fleet.js";
 
 const held = { reload: "a", content: "a", weightVersion: "a", epoch: 1, layoutDigest: "layout" };

@@ -3,8 +3,8 @@
 import type { Redis } from "ioredis";
 import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import { type FleetStore, openFleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import type { FleetState } from "../../orchestrator/reloads/protocol/state.js";
+import { type FleetStore, openFleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import type { FleetState } from "../../orchestrator/fleet/state.js";
 import { trimFleets, trimRecords } from "../../orchestrator/reloads/trim-records.js";
 import { usePrivateRedis } from "../private-redis.js";
 

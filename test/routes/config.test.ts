@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Writable } from "node:stream";
 import { describe, expect, it } from "vitest";
-import { isLoopback, readConfig } from "../../orchestrator/config.js";
-import { createLog } from "../../orchestrator/log.js";
+import { isLoopback, readConfig } from "../../orchestrator/host/config.js";
+import { createLog } from "../../orchestrator/host/log.js";
 
 const REDIS = { REDIS_URL: "redis://127.0.0.1:6379" };
 const fileWith = (text: string) => {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import openapiTypes, { astToString } from "openapi-typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { packageRoot } from "../../orchestrator/package-root.js";
+import { packageRoot } from "../../orchestrator/host/package-root.js";
 import { testServer } from "./fake-reloads.js";
 
 const USES = `

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import type { ReloadView } from "../../orchestrator/contract/reload.js";
-import { PACKAGE } from "../../orchestrator/package-root.js";
+import { PACKAGE } from "../../orchestrator/host/package-root.js";
 import type { Reloads } from "../../orchestrator/reloads/reloads.js";
 import type { App } from "../../orchestrator/routes/app.js";
 import {

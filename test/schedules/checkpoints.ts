@@ -3,7 +3,7 @@
 
 import type { RetryPolicy } from "../../orchestrator/contract/jobs.js";
 import type { KernelTensor, Layout } from "../../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
 
 /** 256 bytes of F32. */
 const COLS = 64;

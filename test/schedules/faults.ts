@@ -1,7 +1,7 @@
 // What befalls a fleet. Each fault is one function; the seed picks which, and when.
 
-import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import { activeReload } from "../../orchestrator/reloads/protocol/state.js";
+import type { FleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import { activeReload } from "../../orchestrator/fleet/state.js";
 import type { Crew } from "./crew.js";
 import { lose } from "./memory-queue.js";
 import { cancelReload, drainReplica } from "./requests.js";

@@ -2,15 +2,15 @@
 // was written to Redis; never from what a process believes.
 
 import { type RankKey, rankKey } from "../../orchestrator/contract/jobs.js";
-import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
-import { whyNotRoutable } from "../../orchestrator/reloads/protocol/advance.js";
+import { whyNotRoutable } from "../../orchestrator/fleet/advance.js";
+import type { FleetWrite } from "../../orchestrator/fleet/fleet-write.js";
 import {
   expectedRanks,
   type FleetState,
   isTerminal,
   missingRanks,
   type ReloadRecord,
-} from "../../orchestrator/reloads/protocol/state.js";
+} from "../../orchestrator/fleet/state.js";
 import { contextOf, readRecord } from "./memory-redis.js";
 import { FLEET, fleetOf, forgetsLast, type Known, type Sim } from "./sim.js";
 

@@ -2,8 +2,8 @@
 // written last. `commit` says in TypeScript what the store's script says in Lua; a test holds the two against each other.
 
 import { KEYS, type RankKey } from "../../orchestrator/contract/jobs.js";
-import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
-import type { Context, FleetState, ReloadRecord } from "../../orchestrator/reloads/protocol/state.js";
+import type { FleetWrite } from "../../orchestrator/fleet/fleet-write.js";
+import type { Context, FleetState, ReloadRecord } from "../../orchestrator/fleet/state.js";
 
 /** All that Redis holds, but for the queues. */
 export interface Contents {

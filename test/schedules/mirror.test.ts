@@ -3,9 +3,9 @@
 import type { Redis } from "ioredis";
 import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import { accessOf } from "../../orchestrator/reloads/fleet-store.js";
-import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
-import { newFleet } from "../../orchestrator/reloads/protocol/state.js";
+import { accessOf } from "../../orchestrator/fleet/fleet-store.js";
+import type { FleetWrite } from "../../orchestrator/fleet/fleet-write.js";
+import { newFleet } from "../../orchestrator/fleet/state.js";
 import { usePrivateRedis } from "../private-redis.js";
 import { type Contents, commit, contextOf, emptyContents, renewLease } from "./memory-redis.js";
 import { type Random, seededRandom } from "./random.js";

@@ -2,11 +2,11 @@
 
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
-import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import { setHooks } from "../../orchestrator/reloads/protocol/engine-transitions.js";
-import { cancel, type NewReload, submit } from "../../orchestrator/reloads/protocol/reload-transitions.js";
-import { drain, undrain } from "../../orchestrator/reloads/protocol/replica-transitions.js";
-import type { StoredReload } from "../../orchestrator/reloads/record-store.js";
+import { setHooks } from "../../orchestrator/fleet/engine-transitions.js";
+import type { FleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import type { StoredReload } from "../../orchestrator/fleet/record-store.js";
+import { cancel, type NewReload, submit } from "../../orchestrator/fleet/reload-transitions.js";
+import { drain, undrain } from "../../orchestrator/fleet/replica-transitions.js";
 import type { LayoutName } from "./checkpoints.js";
 import { readRecord } from "./memory-redis.js";
 import { FLEET, type Sim } from "./sim.js";

@@ -1,7 +1,7 @@
 // The protocol's rules, each with the change of the sources that switches it off. The schedules must then find something
 // wrong; a rule that they do not miss is either not needed or not tested. Two are missed too seldom to wait for: that a hook call
 // speaks for its own stop only, and that a rank's engines outlive its worker. Without them laws of test/reloads/hooks.test.ts and
-// test/reloads/engine-leases.test.ts fail. One they cannot miss, as each rank of theirs has
+// test/fleet/engine-leases.test.ts fail. One they cannot miss, as each rank of theirs has
 // one arena: that a worker with another does not displace a living one (P9). Laws of test/worker/heartbeat.test.ts fail without it.
 
 import type { Patch } from "../compile.js";
@@ -15,7 +15,7 @@ export interface Rule {
   isSeldomMissed?: true;
 }
 
-const PROTOCOL = "orchestrator/reloads/protocol";
+const PROTOCOL = "orchestrator/fleet";
 const RELOADS = `${PROTOCOL}/reload-transitions.ts`;
 const RANKS = `${PROTOCOL}/rank-transitions.ts`;
 const ENGINES = `${PROTOCOL}/engine-transitions.ts`;

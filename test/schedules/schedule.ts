@@ -2,8 +2,8 @@
 // and everything must end well. Returns what was violated.
 
 import type { RankKey } from "../../orchestrator/contract/jobs.js";
-import { whyNotRoutable } from "../../orchestrator/reloads/protocol/advance.js";
-import { expectedRanks, type FleetState, missingRanks } from "../../orchestrator/reloads/protocol/state.js";
+import { whyNotRoutable } from "../../orchestrator/fleet/advance.js";
+import { expectedRanks, type FleetState, missingRanks } from "../../orchestrator/fleet/state.js";
 import type { LayoutName } from "./checkpoints.js";
 import { type Crew, startCrew } from "./crew.js";
 import { strike, strikeOnWrites } from "./faults.js";

@@ -4,11 +4,11 @@
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { FleetMessage } from "../../orchestrator/contract/fleet-message.js";
 import { CHANNELS, type RankKey } from "../../orchestrator/contract/jobs.js";
-import type { FleetAccess, FleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import { createFleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import type { FleetWrite } from "../../orchestrator/reloads/fleet-write.js";
-import type { LoadedPlan, PlanStore } from "../../orchestrator/reloads/plan-store.js";
-import type { FleetState, ReloadRecord } from "../../orchestrator/reloads/protocol/state.js";
+import type { FleetAccess, FleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import { createFleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import type { FleetWrite } from "../../orchestrator/fleet/fleet-write.js";
+import type { LoadedPlan, PlanStore } from "../../orchestrator/fleet/plan-store.js";
+import type { FleetState, ReloadRecord } from "../../orchestrator/fleet/state.js";
 import type { AttachedEngine, Door } from "./doors.js";
 import type { Disk } from "./memory-core.js";
 import { copyJobs, type Jobs, lose, nextDue } from "./memory-queue.js";

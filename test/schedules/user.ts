@@ -1,6 +1,6 @@
 // Someone who uses the fleet. A refusal is an answer like any other, and a lost answer is not asked for again.
 
-import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
+import type { FleetStore } from "../../orchestrator/fleet/fleet-store.js";
 import { cancelReload, drainReplica, type Request, rollBack, submitTo, undrainReplica, useHooks } from "./requests.js";
 import { forgetsLast, type Sim } from "./sim.js";
 

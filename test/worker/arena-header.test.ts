@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { loadNative } from "../../native/native.js";
 import type { Layout } from "../../orchestrator/contract/plan.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { layoutOfHeader } from "../../worker/arena-header.js";
 import { HOST_FILES, openRankArena, type RankArena } from "../../worker/rank-arena.js";
 

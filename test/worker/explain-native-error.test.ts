@@ -3,8 +3,8 @@
 import { expect, it } from "vitest";
 import type { NativeErrorCode } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { explainNativeError } from "../../worker/explain-native-error.js";
 import { createResolver } from "../planner/resolver.js";
 import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";

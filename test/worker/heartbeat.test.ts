@@ -1,7 +1,7 @@
 // Who gets a rank when two workers want it (P9), over the schedules' memory Redis.
 
 import { describe, expect, it } from "vitest";
-import { createFleetStore } from "../../orchestrator/reloads/fleet-store.js";
+import { createFleetStore } from "../../orchestrator/fleet/fleet-store.js";
 import { beat, joinAtStart } from "../../worker/heartbeat.js";
 import type { Rank } from "../../worker/rank.js";
 import { commit, contextOf, emptyContents, readFleet, renewLease } from "../schedules/memory-redis.js";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { describeFile } from "../../orchestrator/checkpoint/checkpoint-file.js";
 import type { CheckpointFile } from "../../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
 import { openSources } from "../../worker/host-sources.js";
 import { buildSafetensors } from "../checkpoint/build-safetensors.js";
 import { expectLayercastRejection } from "../checkpoint/expect-error.js";

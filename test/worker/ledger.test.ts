@@ -1,7 +1,7 @@
 // Staging has one owner: the ledger's transitions as laws (P2, P4).
 
 import { describe, expect, it } from "vitest";
-import type { Held } from "../../orchestrator/reloads/protocol/state.js";
+import type { Held } from "../../orchestrator/fleet/state.js";
 import {
   adoptUndo,
   newLedger,

@@ -6,10 +6,10 @@ import type { NativeCore } from "../../native/native.js";
 import type { EngineLease } from "../../orchestrator/contract/engines.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { RankKey } from "../../orchestrator/contract/jobs.js";
-import type { FleetStore } from "../../orchestrator/reloads/fleet-store.js";
-import type { PlanStore } from "../../orchestrator/reloads/plan-store.js";
-import { reportEngines } from "../../orchestrator/reloads/protocol/engine-leases.js";
-import type { FleetState } from "../../orchestrator/reloads/protocol/state.js";
+import { reportEngines } from "../../orchestrator/fleet/engine-leases.js";
+import type { FleetStore } from "../../orchestrator/fleet/fleet-store.js";
+import type { PlanStore } from "../../orchestrator/fleet/plan-store.js";
+import type { FleetState } from "../../orchestrator/fleet/state.js";
 import type { RankArena } from "../rank-arena.js";
 import {
   admitted,

@@ -2,9 +2,9 @@
 // and pages are taken as rows arrive. A matrix begins where a page does, so that no page is of two.
 
 import { DTYPES, type StoredDType } from "../../orchestrator/contract/dtype.js";
-import { dtypeOf } from "../../orchestrator/planner/make-program.js";
-import { isTransposed, type KernelGeometry, tensorOf, type Window } from "../../orchestrator/planner/rank-geometry.js";
-import { matrixOf, type RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
+import { dtypeOf } from "../../orchestrator/program/make-program.js";
+import { isTransposed, type KernelGeometry, tensorOf, type Window } from "../../orchestrator/program/rank-geometry.js";
+import { matrixOf, type RankMatrices } from "../../orchestrator/program/rank-matrices.js";
 
 /** By kernel tensor, for its matrices are alike: bytes from the start of the buffers. */
 export interface BufferPlaces {

@@ -3,9 +3,9 @@
 
 import { DTYPES, type StoredDType } from "../../orchestrator/contract/dtype.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
-import { dtypeOf, type Write } from "../../orchestrator/planner/make-program.js";
-import { type KernelGeometry, rowsOfWindow, tensorOf, type Window } from "../../orchestrator/planner/rank-geometry.js";
-import { type Matrix, matrixOf, type RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
+import { dtypeOf, type Write } from "../../orchestrator/program/make-program.js";
+import { type KernelGeometry, rowsOfWindow, tensorOf, type Window } from "../../orchestrator/program/rank-geometry.js";
+import { type Matrix, matrixOf, type RankMatrices } from "../../orchestrator/program/rank-matrices.js";
 import {
   commonRows,
   coversRows,
@@ -16,7 +16,7 @@ import {
   type RowRanges,
   rowCount,
   withoutRows,
-} from "../../orchestrator/planner/row-ranges.js";
+} from "../../orchestrator/program/row-ranges.js";
 import { type BufferPlaces, bufferPlaces, wholePages } from "./buffer-places.js";
 
 export interface Cells {

@@ -2,10 +2,10 @@
 // them. A source only finds rows; that they are written, counted, and complete at the end is the same for every kind.
 
 import type { Buffers, NativeCore, Span } from "../../native/native.js";
-import { makeProgram, type ProgramSource, type ResolvedProgram } from "../../orchestrator/planner/make-program.js";
-import type { DerivedGeometry } from "../../orchestrator/planner/rank-geometry.js";
-import type { RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
-import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import { makeProgram, type ProgramSource, type ResolvedProgram } from "../../orchestrator/program/make-program.js";
+import type { DerivedGeometry } from "../../orchestrator/program/rank-geometry.js";
+import type { RankMatrices } from "../../orchestrator/program/rank-matrices.js";
 import { addDigests, digestFromHex, type Owner } from "../ledger.js";
 import type { WaitingBuckets } from "../push/buffer-room.js";
 import type { ProgressReport } from "../report.js";

@@ -1,9 +1,9 @@
 // The one intake that staging is open for, and what of a layout it is opened with.
 
 import type { NativeCore } from "../../native/native.js";
-import { layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import { matricesOfRank, type RankMatrices } from "../../orchestrator/planner/rank-matrices.js";
-import type { LoadedPlan } from "../../orchestrator/reloads/plan-store.js";
+import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import { layoutArena } from "../../orchestrator/program/arena-layout.js";
+import { matricesOfRank, type RankMatrices } from "../../orchestrator/program/rank-matrices.js";
 import type { Owner } from "../ledger.js";
 import { type Intake, openIntake } from "./intake.js";
 

@@ -3,9 +3,9 @@
 
 import { DTYPES, elementCount } from "../../orchestrator/contract/dtype.js";
 import type { BucketPiece } from "../../orchestrator/contract/push.js";
-import { dtypeOf, type Piece } from "../../orchestrator/planner/make-program.js";
-import { firstOf, isTransposed, tensorOf } from "../../orchestrator/planner/rank-geometry.js";
-import { forEachUse, rowsGivenBy } from "../../orchestrator/planner/rank-matrices.js";
+import { dtypeOf, type Piece } from "../../orchestrator/program/make-program.js";
+import { firstOf, isTransposed, tensorOf } from "../../orchestrator/program/rank-geometry.js";
+import { forEachUse, rowsGivenBy } from "../../orchestrator/program/rank-matrices.js";
 import {
   commonRows,
   coversRows,
@@ -15,7 +15,7 @@ import {
   type RowRange,
   type RowRanges,
   withoutRows,
-} from "../../orchestrator/planner/row-ranges.js";
+} from "../../orchestrator/program/row-ranges.js";
 import { bufferPlace, packed } from "../intake/buffer-places.js";
 import {
   type Cells,

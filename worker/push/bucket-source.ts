@@ -4,9 +4,9 @@
 import { hostname } from "node:os";
 import { bucketOnThisHost } from "../../orchestrator/checkpoint/host-files.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import { faultPoint } from "../../orchestrator/fault-point.js";
+import { type SessionBucket, sessionGone } from "../../orchestrator/fleet/session-store.js";
+import { faultPoint } from "../../orchestrator/host/fault-point.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
-import { type SessionBucket, sessionGone } from "../../orchestrator/reloads/push/session-store.js";
 import type { Intake } from "../intake/intake.js";
 import type { Loading } from "../loading.js";
 import type { SourceKind } from "../source-kind.js";

@@ -2,7 +2,7 @@
 
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import { listed } from "../../orchestrator/contract/listed.js";
-import { commonRows } from "../../orchestrator/planner/row-ranges.js";
+import { commonRows } from "../../orchestrator/program/row-ranges.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
 import { type Cells, matrixAt, missingRows, neededBytes } from "../intake/cells.js";
 import type { Arrival } from "./arrivals.js";

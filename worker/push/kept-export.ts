@@ -8,8 +8,8 @@ import type { SafetensorsHeader } from "../../orchestrator/checkpoint/safetensor
 import { DTYPES, elementCount } from "../../orchestrator/contract/dtype.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
 import type { ArenaTensor, CheckpointFile } from "../../orchestrator/contract/plan.js";
-import { exportLayout, layoutArena } from "../../orchestrator/planner/arena-layout.js";
-import type { Held } from "../../orchestrator/reloads/protocol/state.js";
+import type { Held } from "../../orchestrator/fleet/state.js";
+import { exportLayout, layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { digestFromHex } from "../ledger.js";
 import type { Loading } from "../loading.js";
 import type { RankArena } from "../rank-arena.js";

@@ -2,7 +2,7 @@
 
 import type { NativeCore } from "../../native/native.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
-import type { PushSessions, Taker } from "../../orchestrator/reloads/push/session-store.js";
+import type { PushSessions, Taker } from "../../orchestrator/fleet/session-store.js";
 import type { Owner } from "../ledger.js";
 import type { NativeWork } from "../native-work.js";
 import type { Files, RankArena } from "../rank-arena.js";

@@ -3,7 +3,7 @@
 
 import { COPY_FIELDS, type NativeCore, type ProgramFile } from "../../native/native.js";
 import type { Bucket } from "../../orchestrator/contract/push.js";
-import type { Find, ProgramSource } from "../../orchestrator/planner/make-program.js";
+import type { Find, ProgramSource } from "../../orchestrator/program/make-program.js";
 import { explainFileError } from "../explain-native-error.js";
 import { bufferSpan } from "../intake/buffer-places.js";
 import { type CellWrite, heldBytes, isDone, matrixAt, noteDTypes, noteHeld } from "../intake/cells.js";

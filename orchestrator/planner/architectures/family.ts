@@ -2,7 +2,7 @@
 // a model's dimensions into layers of tensor specifications; it knows names, fuse groups and partition rules, never bytes.
 
 import type { ModelConfig } from "../../checkpoint/model-config.js";
-import type { PartRule } from "../../contract/plan.js";
+import type { CutSpec } from "../../program/cut-part.js";
 
 /** The sizes that every decoder has; the others are read from `config` by the pieces that have them. */
 export interface Dimensions {
@@ -32,15 +32,9 @@ export interface PartSource {
 }
 
 /** One matrix (or vector, scalar) of which a kernel tensor is stacked. */
-export interface PartSpec {
+export interface PartSpec extends CutSpec {
   /** The first that is there with a shape it allows gives the part; `tensor_missing` names the first. */
   sources: readonly PartSource[];
-  /** A vector of n is n rows of 1 column, a scalar 1 by 1. */
-  rows: number;
-  cols: number;
-  rule: PartRule;
-  /** What must divide by the tensor-parallel size, beyond the rule's own rows or columns. */
-  units?: { count: number; field: string };
 }
 
 export interface TensorSpec {

@@ -8,12 +8,12 @@ import { countOf } from "../../contract/count-of.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile, SourceWarning } from "../../contract/plan.js";
 import type { BucketRequest } from "../../contract/push.js";
-import { faultPoint } from "../../fault-point.js";
+import { warn } from "../../fleet/reload-transitions.js";
+import type { Accepted } from "../../fleet/session-store.js";
+import { faultPoint } from "../../host/fault-point.js";
 import type { ReloadDeps } from "../deps.js";
-import { warn } from "../protocol/reload-transitions.js";
 import { readHeaderFirst } from "./bucket-body.js";
 import { type HeldPieces, piecesOf } from "./bucket-pieces.js";
-import type { Accepted } from "./session-store.js";
 import { closed, pushOf, type TakingPush } from "./taking-push.js";
 import { passOn } from "./tend-session.js";
 

@@ -6,12 +6,12 @@ import { elementCount } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
 import { listed } from "../../contract/listed.js";
 import type { Layout } from "../../contract/plan.js";
-import { faultPoint } from "../../fault-point.js";
-import { modulesOf } from "../../planner/modules.js";
-import { type RowRanges, rowCount } from "../../planner/row-ranges.js";
+import { finishPush } from "../../fleet/reload-transitions.js";
+import { isTerminal } from "../../fleet/state.js";
+import { faultPoint } from "../../host/fault-point.js";
+import { modulesOf } from "../../program/modules.js";
+import { type RowRanges, rowCount } from "../../program/row-ranges.js";
 import type { ReloadDeps } from "../deps.js";
-import { finishPush } from "../protocol/reload-transitions.js";
-import { isTerminal } from "../protocol/state.js";
 import { closed, pushOf, requirePush } from "./taking-push.js";
 
 /** The same push finished again is finished. */

@@ -5,7 +5,7 @@ import { chmod, copyFile, link, rename, rm } from "node:fs/promises";
 import { describeFile } from "../../checkpoint/checkpoint-file.js";
 import { LayercastError } from "../../contract/errors.js";
 import type { CheckpointFile } from "../../contract/plan.js";
-import { usedFileMode } from "../../file-mode.js";
+import { usedFileMode } from "../../host/file-mode.js";
 
 /** `to` is a path in the spool that nothing has yet; `immutable`: a link will do. */
 export async function keepFile(spool: string, from: string, to: string, immutable: boolean): Promise<CheckpointFile> {

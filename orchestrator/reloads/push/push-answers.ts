@@ -2,16 +2,16 @@
 
 import { LayercastError } from "../../contract/errors.js";
 import type { BucketView, ExpectedTensorsView, PushView } from "../../contract/push.js";
-import { modulesOf } from "../../planner/modules.js";
-import { rowCount } from "../../planner/row-ranges.js";
+import type { StoredReload } from "../../fleet/record-store.js";
+import type { PushSessionStore, SessionBucket } from "../../fleet/session-store.js";
+import { isTerminal } from "../../fleet/state.js";
+import { modulesOf } from "../../program/modules.js";
+import { rowCount } from "../../program/row-ranges.js";
 import type { ReloadDeps } from "../deps.js";
 import { readUntil } from "../follow-reload.js";
-import { isTerminal } from "../protocol/state.js";
-import type { StoredReload } from "../record-store.js";
 import type { Reloads } from "../reloads.js";
 import { acceptBody, acceptFile } from "./accept-bucket.js";
 import { finishSession } from "./finish-push.js";
-import type { PushSessionStore, SessionBucket } from "./session-store.js";
 import { requirePush } from "./taking-push.js";
 import { takersOf } from "./tend-session.js";
 

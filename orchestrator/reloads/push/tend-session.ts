@@ -2,12 +2,12 @@
 // nobody has any more is asked for again, and a trainer that has gone is not waited for. Doing it twice is harmless.
 
 import { LayercastError, reportError } from "../../contract/errors.js";
-import { faultPoint } from "../../fault-point.js";
+import { fail, finishPush, noteWanted } from "../../fleet/reload-transitions.js";
+import type { SessionBucket, Summary, Taker } from "../../fleet/session-store.js";
+import { activeReload, expectedRanks, type FleetState, type ReloadRecord } from "../../fleet/state.js";
+import { faultPoint } from "../../host/fault-point.js";
 import type { DriveDeps } from "../deps.js";
 import { isSignalKept } from "../enqueue-reload.js";
-import { fail, finishPush, noteWanted } from "../protocol/reload-transitions.js";
-import { activeReload, expectedRanks, type FleetState, type ReloadRecord } from "../protocol/state.js";
-import type { SessionBucket, Summary, Taker } from "./session-store.js";
 
 /** Of the fleet's active push, if it is at one. */
 export async function tendSession(deps: DriveDeps, state: FleetState): Promise<void> {

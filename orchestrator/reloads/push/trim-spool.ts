@@ -2,8 +2,8 @@
 // and when that orchestrator is gone, by the sweep.
 
 import { KEYS } from "../../contract/jobs.js";
+import { isTerminal, type ReloadRecord } from "../../fleet/state.js";
 import type { ReloadDeps } from "../deps.js";
-import { isTerminal, type ReloadRecord } from "../protocol/state.js";
 
 /** Reloads that this Redis does not know are another's, and left alone. */
 export async function trimSpool({ redis, spool }: Pick<ReloadDeps, "redis" | "spool">): Promise<void> {

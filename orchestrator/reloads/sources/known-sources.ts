@@ -2,7 +2,7 @@
 // remembered, and the next look goes on beside whoever asks.
 
 import { setTimeout as delay } from "node:timers/promises";
-import { keepLast } from "../keep-last.js";
+import { keepLast } from "../../fleet/keep-last.js";
 
 const LOOK_AGAIN_MS = 2_000;
 /** Of whoever asks first. */

@@ -1,7 +1,7 @@
 // A process that does source work for its orchestrator, one piece at a time, and ends with it.
 
 import { reportError } from "../../contract/errors.js";
-import { faultPoint } from "../../fault-point.js";
+import { faultPoint } from "../../host/fault-point.js";
 import type { SourceAnswer, SourceTask } from "./source-pool.js";
 import { sourceWork } from "./source-work.js";
 

@@ -2,7 +2,7 @@
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { connectRedis } from "../../../orchestrator/redis.js";
+import { connectRedis } from "../../../orchestrator/host/redis.js";
 import type { Cluster } from "../cluster.js";
 
 /** One command over a connection of its own. */

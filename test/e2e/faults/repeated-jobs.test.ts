@@ -5,7 +5,7 @@ import { type JobState, Queue } from "bullmq";
 import { expect, it } from "vitest";
 import { KEY_PREFIX, type RankJob, rankKey, rankQueue } from "../../../orchestrator/contract/jobs.js";
 import type { ReloadView } from "../../../orchestrator/contract/reload.js";
-import { connectRedis } from "../../../orchestrator/redis.js";
+import { connectRedis } from "../../../orchestrator/host/redis.js";
 import { describeFaults, type FaultFleet } from "./fault-fleet.js";
 
 const KINDS = ["layer", "finalize", "swap"] as const;

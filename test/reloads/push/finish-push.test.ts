@@ -3,9 +3,9 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { openFleetStore } from "../../../orchestrator/reloads/fleet-store.js";
-import { nextStep } from "../../../orchestrator/reloads/protocol/advance.js";
-import { cancel } from "../../../orchestrator/reloads/protocol/reload-transitions.js";
+import { nextStep } from "../../../orchestrator/fleet/advance.js";
+import { openFleetStore } from "../../../orchestrator/fleet/fleet-store.js";
+import { cancel } from "../../../orchestrator/fleet/reload-transitions.js";
 import { finishSession } from "../../../orchestrator/reloads/push/finish-push.js";
 import { expectLayercastRejection } from "../../checkpoint/expect-error.js";
 import { CONFIG, FLEET, NAMES, type Sent, type TestPush, usePushes } from "./open-push.js";

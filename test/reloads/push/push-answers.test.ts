@@ -2,7 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { KEYS } from "../../../orchestrator/contract/jobs.js";
-import { cancel } from "../../../orchestrator/reloads/protocol/reload-transitions.js";
+import { cancel } from "../../../orchestrator/fleet/reload-transitions.js";
 import { pushAnswers, viewPush } from "../../../orchestrator/reloads/push/push-answers.js";
 import { expectLayercastRejection } from "../../checkpoint/expect-error.js";
 import { bucketBytes, FLEET, NAMES, SHAPES, type TestPush, usePushes } from "./open-push.js";

@@ -10,7 +10,7 @@ import {
   openPushSessions,
   type PushSessionStore,
   type Taker,
-} from "../../../orchestrator/reloads/push/session-store.js";
+} from "../../../orchestrator/fleet/session-store.js";
 import { expectLayercastRejection } from "../../checkpoint/expect-error.js";
 import { usePrivateRedis } from "../../private-redis.js";
 

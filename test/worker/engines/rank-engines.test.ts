@@ -3,9 +3,9 @@
 import { pino } from "pino";
 import { beforeEach, describe, expect, it } from "vitest";
 import type { FileLock, NativeCore } from "../../../native/native.js";
-import type { FleetStore } from "../../../orchestrator/reloads/fleet-store.js";
-import { register } from "../../../orchestrator/reloads/protocol/rank-transitions.js";
-import type { FleetState } from "../../../orchestrator/reloads/protocol/state.js";
+import type { FleetStore } from "../../../orchestrator/fleet/fleet-store.js";
+import { register } from "../../../orchestrator/fleet/rank-transitions.js";
+import type { FleetState } from "../../../orchestrator/fleet/state.js";
 import type { LinkServerOptions } from "../../../worker/engines/link-server.js";
 import type { Hello, WorkerMessage } from "../../../worker/engines/messages.js";
 import { openRankEngines, type RankEngines } from "../../../worker/engines/rank-engines.js";

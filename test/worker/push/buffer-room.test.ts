@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import type { KernelGeometry } from "../../../orchestrator/planner/rank-geometry.js";
-import { numbered } from "../../../orchestrator/planner/rank-matrices.js";
+import type { KernelGeometry } from "../../../orchestrator/program/rank-geometry.js";
+import { numbered } from "../../../orchestrator/program/rank-matrices.js";
 import { type Cells, newCells, noteHeld } from "../../../worker/intake/cells.js";
 import { shareRoom } from "../../../worker/push/buffer-room.js";
 

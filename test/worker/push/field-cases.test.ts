@@ -8,11 +8,11 @@ import { readCheckpointTable } from "../../../orchestrator/checkpoint/checkpoint
 import type { Layout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import type { Recipe } from "../../../orchestrator/contract/recipe.js";
-import { layoutArena } from "../../../orchestrator/planner/arena-layout.js";
+import type { LoadedPlan } from "../../../orchestrator/fleet/plan-store.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
-import { OP } from "../../../orchestrator/planner/program-tables.js";
-import { matricesOfRank } from "../../../orchestrator/planner/rank-matrices.js";
-import type { LoadedPlan } from "../../../orchestrator/reloads/plan-store.js";
+import { layoutArena } from "../../../orchestrator/program/arena-layout.js";
+import { OP } from "../../../orchestrator/program/program-tables.js";
+import { matricesOfRank } from "../../../orchestrator/program/rank-matrices.js";
 import { isDone, isTouched, matrixAt, newCells } from "../../../worker/intake/cells.js";
 import { type Intake, openIntake } from "../../../worker/intake/intake.js";
 import { arrivalsOf, writableRows } from "../../../worker/push/arrivals.js";
