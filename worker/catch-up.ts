@@ -64,7 +64,7 @@ async function load(rank: Rank, target: Held): Promise<void> {
   rank.log.info({ reload, epoch, weight_version: weightVersion }, "catching up");
   const plan = await rank.plans.load(content);
   const loading = loadingOf(rank, { inPlace: false }, { reload, epoch, content }, plan);
-  const base = plan.push?.base ?? null;
+  const { base } = plan;
   if (base !== null && (await needsBase(rank, loading))) await loadBase(rank, base);
   await prepareReload(loading);
   if (mayBeLive((await readFleet(rank)).state, target)) await makeLive(rank, loading, target);

@@ -24,6 +24,7 @@ export const checkpointSource: SourceKind = {
     await loading.sources.requireUntouched(loading.plan.source.files);
   },
   rest: ({ plan }) => rowsInFiles(plan),
+  becameLive: ({ sources, owner, plan }) => sources.becameLive(owner, plan),
   closed() {},
 };
 

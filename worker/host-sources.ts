@@ -39,7 +39,7 @@ export function openSources(redisNow: () => Promise<number>, pin: (files: readon
     verify: verifyFiles,
     requireUntouched,
     becameLive(owner, plan) {
-      if (plan.push !== null) return pin([]);
+      if (plan === null) return pin([]);
       const files = seen.get(nameOf(owner)) ?? Promise.resolve(plan.source.files);
       void files.then(pin, () => undefined);
     },

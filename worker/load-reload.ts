@@ -14,13 +14,17 @@ import { isExportOf, stageExport } from "./push/kept-export.js";
 import { requireBase } from "./require-base.js";
 import type { SourceKind } from "./source-kind.js";
 
-function kindOf({ push }: LoadedPlan): SourceKind {
-  return push === null ? checkpointSource : bucketSource;
+/** One row a kind: what a new one needs on a rank is its file and a row here. */
+const KINDS: Record<LoadedPlan["kind"], SourceKind> = { safetensors: checkpointSource, push: bucketSource };
+
+/** The swap is done. */
+export function noteLive(loading: Loading): void {
+  KINDS[loading.plan.kind].becameLive(loading);
 }
 
 /** A layer job. */
 export async function takeLayers(loading: Loading, layers: readonly number[]): Promise<void> {
-  const here = await kindOf(loading.plan).onThisHost(loading);
+  const here = await KINDS[loading.plan.kind].onThisHost(loading);
   await loadLayers(here, await openFor(here), layers);
 }
 
@@ -46,7 +50,7 @@ export async function prepareReload(
 
 /** Returns how long the part took that begins at the rank barrier. */
 async function takeAndClose(loading: Loading): Promise<number> {
-  const kind = kindOf(loading.plan);
+  const kind = KINDS[loading.plan.kind];
   const here = await kind.onThisHost(loading);
   const { report, scope, staging } = here;
   const intake = await takeAll(kind, here);
@@ -80,7 +84,7 @@ async function takeAll(kind: SourceKind, loading: Loading): Promise<Intake> {
 
 /** Opens staging; the first time, after a look at the source as it is now on this host. */
 async function openFor(loading: Loading): Promise<Intake> {
-  if (!isOpen(loading)) await kindOf(loading.plan).verify(loading);
+  if (!isOpen(loading)) await KINDS[loading.plan.kind].verify(loading);
   return openStaging(loading);
 }
 

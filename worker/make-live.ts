@@ -5,7 +5,7 @@ import { reportError } from "../orchestrator/contract/errors.js";
 import { reportTrouble } from "../orchestrator/fleet/rank-transitions.js";
 import { type Held, isLive } from "../orchestrator/fleet/state.js";
 import { faultPoint } from "../orchestrator/host/fault-point.js";
-import { prepareReload } from "./load-reload.js";
+import { noteLive, prepareReload } from "./load-reload.js";
 import type { Loading } from "./loading.js";
 import { keepExport } from "./push/kept-export.js";
 import { type Rank, tellArena } from "./rank.js";
@@ -31,7 +31,7 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
     await tellArena(rank, null);
     return;
   }
-  const { owner, scope, report, plan } = loading;
+  const { owner, scope, report } = loading;
   await faultPoint("worker.swap", scope);
   if (rank.staging.prepared(owner) === null) await prepareReload(loading);
   const swapMs = await rank.staging.swap(owner, held);
@@ -39,6 +39,6 @@ async function swapOnce(rank: Rank, loading: Loading, held: Held): Promise<void>
   await faultPoint("worker.swapped", scope);
   report.phase("swapped", { swap_ms: swapMs }); // first: what follows from the next line may end the event stream
   await tellArena(rank, { ms: swapMs, endedAt });
-  rank.sources.becameLive(owner, plan);
+  noteLive(loading);
   await keepExport(loading, held).catch((error: unknown) => rank.log.warn({ err: error }, "no export was kept"));
 }

@@ -25,8 +25,8 @@ export interface Sources {
   verify(files: readonly CheckpointFile[]): Promise<void>;
   /** After the last read. */
   requireUntouched(files: readonly CheckpointFile[]): Promise<void>;
-  /** Hears what the live bytes came from, whenever those have changed. */
-  becameLive(owner: Owner, plan: LoadedPlan): void;
+  /** Hears what the live bytes came from, whenever those have changed; null: from nothing that stays. */
+  becameLive(owner: Owner, plan: LoadedPlan | null): void;
 }
 
 export interface Rank {

@@ -8,7 +8,7 @@ import type { Loading } from "./loading.js";
 
 /** Throws `not_prepared`. A reload of all modules has no base. */
 export function requireBase({ plan, pushes, owner }: Loading): void {
-  const base = plan.push?.base ?? null;
+  const { base } = plan;
   if (base === null) return;
   const { arena } = pushes;
   const isThere = isLive({ live: arena.liveState() }, base) || isTornBy(owner, base, arena.page());

@@ -15,6 +15,8 @@ export interface SourceKind {
   takeAll(loading: Loading, intake: Intake): Promise<void>;
   /** Where the rows are that waited for it. */
   rest(loading: Loading, intake: Intake): ProgramSource<CellWrite>;
+  /** Its bytes are live: tells who pins files. */
+  becameLive(loading: Loading): void;
   /** Staging is closed. */
   closed(loading: Loading, intake: Intake): void;
 }

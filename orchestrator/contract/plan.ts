@@ -180,7 +180,7 @@ export interface Source {
 }
 
 /** Of layouts and sources as Redis keeps them. Raise it when a field of Layout or Source changes its meaning: others are not read. */
-export const PLAN_FORMAT = 2;
+export const PLAN_FORMAT = 3;
 
 export interface Plan {
   layout: Layout;

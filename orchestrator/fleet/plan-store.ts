@@ -7,23 +7,33 @@ import type { Redis } from "ioredis";
 import { LayercastError } from "../contract/errors.js";
 import { type Held, KEYS, type RetryPolicy } from "../contract/jobs.js";
 import { type Layout, PLAN_FORMAT, type Plan, type Source, type SourceWarning } from "../contract/plan.js";
+import type { ReadSource } from "../contract/reload.js";
 import { keepLast } from "./keep-last.js";
 
 /** Where the other half of an arena lies: in the device's memory, or in the host's; `auto`: the first, where there is room. */
 export type StagingPlace = "device" | "host" | "auto";
 
-/** How a rank takes what is pushed. */
-export interface PushPlan {
-  /** What a partial one changes parts of; null: it is whole. */
-  base: Held | null;
-  retainExport: boolean;
+/** What a rank may hold of modules that are not complete, in bytes. */
+export interface BufferLimits {
   /** null: no limit. */
   maxBufferBytes: number | null;
+  /** Below it no warning is given. */
   warnBufferBytes: number;
 }
 
+/** How a reload's bytes are delivered. */
+export interface Delivery {
+  /** `safetensors`: files that are there before the reload. `push`: buckets; the source's one file is none. */
+  kind: ReadSource["kind"];
+  /** The weights of which some modules are changed; null: all modules are delivered. */
+  base: Held | null;
+  limits: BufferLimits;
+  /** Each rank keeps a file of what it holds after the commit. */
+  retainExport: boolean;
+}
+
 /** What a reload's hash says of its plan. */
-export interface StoredPlan {
+export interface StoredPlan extends Delivery {
   /** PLAN_FORMAT of the release that stored it. */
   format: number;
   layoutDigest: string;
@@ -34,8 +44,6 @@ export interface StoredPlan {
   allowNonFinite: boolean;
   stagingPlace: StagingPlace;
   retry: RetryPolicy;
-  /** null: the source is files that are there before the reload. Else its one file is none, and buckets bring the tensors. */
-  push: PushPlan | null;
   /** What is odd about the source, and was put up with. */
   warnings: readonly SourceWarning[];
   /** By Redis's clock, before the first look at the source's files. A plan of an earlier version does not say. */

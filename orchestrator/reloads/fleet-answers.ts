@@ -115,7 +115,7 @@ async function isSourceUsable({ plans, sources, redis }: ReloadDeps, content: st
     if (error instanceof LayercastError && error.code === "source_gone") return null;
     throw error;
   });
-  if (plan === null || plan.push !== null) return false;
+  if (plan === null || plan.kind === "push") return false;
   const plannedAgoMs = plan.plannedAt === undefined ? null : (await redisNow(redis)) - plan.plannedAt;
   return sources.verifyFiles(plan.source.files, plannedAgoMs).then(
     () => true,

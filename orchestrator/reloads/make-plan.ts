@@ -3,9 +3,10 @@
 import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
 import type { Held } from "../contract/jobs.js";
+import type { Plan } from "../contract/plan.js";
 import type { PushSettings } from "../contract/push.js";
 import type { PlanRequest } from "../contract/reload.js";
-import type { LoadedPlan, PushPlan } from "../fleet/plan-store.js";
+import type { Delivery, LoadedPlan } from "../fleet/plan-store.js";
 import type { StoredRequest } from "../fleet/record-store.js";
 import { type FleetState, isExpertParallel } from "../fleet/state.js";
 import { checkPlan } from "../planner/check/check-plan.js";
@@ -36,24 +37,32 @@ export function makePlan(
     source: plan.source,
     sourceDigest: plan.sourceDigest,
     warnings: plan.warnings,
-    layerJobs: source?.kind === "push" ? [] : groupLayers(plan, policy.layers_per_job, autoJobBytes(state)),
     allowNonFinite: install.allow_non_finite,
     stagingPlace: install.staging,
     retry: { attempts: policy.attempts, backoffMs: policy.backoff_ms },
-    push: source?.kind === "push" ? pushPlan(source, state.committed) : null,
+    ...(source?.kind === "push" ? inBuckets(source, state.committed) : inLayers(plan, request, state)),
   };
 }
 
-function pushPlan(
-  { partial, retainExport, maxBufferBytes, warnBufferBytes }: PushSettings,
-  committed: Held | null,
-): PushPlan {
+type Delivered = Delivery & Pick<LoadedPlan, "layerJobs">;
+
+/** Whole files wait in no buffers, and stay. */
+function inLayers(plan: Plan, { policy }: StoredRequest, state: Pick<FleetState, "ranks">): Delivered {
+  const layerJobs = groupLayers(plan, policy.layers_per_job, autoJobBytes(state));
+  const limits = { maxBufferBytes: null, warnBufferBytes: 0 };
+  return { kind: "safetensors", layerJobs, base: null, limits, retainExport: false };
+}
+
+/** A bucket's job is sent when it is accepted. */
+function inBuckets(source: PushSettings, committed: Held | null): Delivered {
+  const { partial, retainExport, maxBufferBytes, warnBufferBytes } = source;
   if (partial && committed === null)
     throw new LayercastError(
       "invalid_request",
       "the fleet holds no weights yet, and a partial push changes parts of some; push all modules first",
     );
-  return { base: partial ? committed : null, retainExport, maxBufferBytes, warnBufferBytes };
+  const limits = { maxBufferBytes, warnBufferBytes };
+  return { kind: "push", layerJobs: [], base: partial ? committed : null, limits, retainExport };
 }
 
 /** For how many ranks, and how experts go by them: as the request says, else as the fleet is. */

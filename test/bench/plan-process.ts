@@ -43,8 +43,10 @@ async function measure(directory: string, order: PlanOrder, redisUrl: string): P
   const { skipped, ...kept } = plan;
   const layerJobs = groupLayers(plan, "auto");
   const retry = { attempts: 5, backoffMs: 200 };
-  const asked = { allowNonFinite: false, stagingPlace: "auto", retry, push: null } as const;
-  await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, ...asked });
+  const asked = { allowNonFinite: false, stagingPlace: "auto", retry } as const;
+  const limits = { maxBufferBytes: null, warnBufferBytes: 0 };
+  const delivery = { kind: "safetensors", base: null, limits, retainExport: false } as const;
+  await openPlanStore(redis).save(RELOAD, { ...kept, layerJobs, ...asked, ...delivery });
   lap();
   const peakBytes = process.resourceUsage().maxRSS * 1024;
   const storedBytes = await sizeOf(redis, plan.mappingDigest);

@@ -26,7 +26,7 @@ const { layout, layoutDigest, mappingDigest, source, sourceDigest } = planReload
 const plan: LoadedPlan = {
   ...{ layout, layoutDigest, mappingDigest, source, sourceDigest },
   ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
-  push: null,
+  ...{ kind: "safetensors", base: null, limits: { maxBufferBytes: null, warnBufferBytes: 0 }, retainExport: false },
   warnings: [],
 };
 

@@ -55,8 +55,10 @@ describe("makePlan, for a push", () => {
   it("has no jobs by layer, and says how ranks take buckets", () => {
     const plan = push({ retain_export: true, max_buffer_bytes: 7, warn_buffer_bytes: 5 });
     expect(plan.layerJobs).toEqual([]);
-    expect(plan.push).toEqual({ base: null, retainExport: true, maxBufferBytes: 7, warnBufferBytes: 5 });
-    expect(push({}).push).toEqual({ base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 });
+    const limits = { maxBufferBytes: 7, warnBufferBytes: 5 };
+    expect(plan).toMatchObject({ kind: "push", base: null, retainExport: true, limits });
+    const none = { maxBufferBytes: null, warnBufferBytes: 0 };
+    expect(push({})).toMatchObject({ kind: "push", base: null, retainExport: false, limits: none });
   });
 
   it("has the layout of a pull of the same tensors", () => {
@@ -65,13 +67,13 @@ describe("makePlan, for a push", () => {
       stateWith(null),
       declaredCheckpoint(model),
     );
-    expect([pull.push, pull.layerJobs.length]).toEqual([null, pull.layout.layers.length]);
+    expect([pull.kind, pull.base, pull.layerJobs.length]).toEqual(["safetensors", null, pull.layout.layers.length]);
     expect(push({}).layoutDigest).toBe(pull.layoutDigest);
   });
 
   it("that is partial begins with the weights that are held, and needs some", () => {
-    expect(push({ partial: true }, held).push?.base).toEqual(held);
-    expect(push({}, held).push?.base).toBeNull();
+    expect(push({ partial: true }, held).base).toEqual(held);
+    expect(push({}, held).base).toBeNull();
     expectLayercastError(
       () => push({ partial: true }),
       "invalid_request",

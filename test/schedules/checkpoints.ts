@@ -86,7 +86,7 @@ export function planOf(
     allowNonFinite: false,
     stagingPlace: "auto",
     retry,
-    push: null,
+    ...{ kind: "safetensors", base: null, limits: { maxBufferBytes: null, warnBufferBytes: 0 }, retainExport: false },
     warnings: [],
   };
 }

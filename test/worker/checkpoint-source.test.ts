@@ -52,7 +52,7 @@ function rankInMemory(digests: bigint[] = []) {
   };
   const report = { layerWritten() {}, layerComplete: (layer: number) => void complete.add(layer) };
   const sources = { requireUntouched: async () => {} };
-  const loaded = { ...plan, allowNonFinite: false, push: null };
+  const loaded = { ...plan, allowNonFinite: false, kind: "safetensors", base: null };
   const loading = { plan: loaded, staging, report, sources, scope: "0-1" } as unknown as Loading;
   const intake = openIntake(
     { reload: "r", epoch: 1, content: "r" },

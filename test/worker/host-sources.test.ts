@@ -32,7 +32,7 @@ afterEach(() => rmSync(directory, { recursive: true, force: true }));
 /** Of a copy on another host; `ageMs` before now. */
 function planned(ageMs: number): LoadedPlan {
   const files = [{ ...here, inode: "7", mtimeNs: "1" }];
-  return { source: { files }, plannedAt: NOW - ageMs, push: null } as unknown as LoadedPlan;
+  return { source: { files }, plannedAt: NOW - ageMs, kind: "safetensors" } as unknown as LoadedPlan;
 }
 
 it("a reload's files are those of its first look, and a change after that is found", async () => {

@@ -34,7 +34,7 @@ export async function closeIntake(
 /** All that is not written: attention, what nothing of the checkpoint fills, what is derived. Of a reload of some modules, theirs. */
 async function writeRest(intake: Intake, source: ProgramSource<CellWrite>, deps: IntakeDeps): Promise<Span[] | null> {
   const { cells, plan } = intake;
-  const isPartial = plan.push !== null && plan.push.base !== null;
+  const isPartial = plan.base !== null;
   const finished = new Set<KernelTensor>();
   for (const index of cells.done.keys())
     if (!isPartial || isTouched(cells, index)) finished.add(matrixAt(cells, index).geometry.kernel);

@@ -18,6 +18,7 @@ export const bucketSource: SourceKind = {
   async verify() {},
   takeAll,
   rest: ({ pushes }, intake) => bufferSource(intake, pushes),
+  becameLive: ({ sources, owner }) => sources.becameLive(owner, null),
   closed: showPush,
 };
 
@@ -54,7 +55,7 @@ export async function takeOne(loading: Loading, intake: Intake, sequence: number
     } finally {
       showPush(loading, intake);
     }
-    await warnOfOrder(loading, intake, plan.push?.warnBufferBytes ?? 0);
+    await warnOfOrder(loading, intake, plan.limits.warnBufferBytes);
     await faultPoint("worker.bucket_taken", scope);
   }
   if (intake.told.has(sequence)) return;

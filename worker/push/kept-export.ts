@@ -17,7 +17,7 @@ import type { RankArena } from "../rank-arena.js";
 /** After a commit: what is live becomes the kept file, or none is kept. */
 export async function keepExport({ plan, pushes, staging }: Loading, held: Held): Promise<void> {
   const path = pathIn(pushes.arena);
-  if (plan.push?.retainExport !== true) return pushes.files.remove(path);
+  if (!plan.retainExport) return pushes.files.remove(path);
   await staging.whileStanding(async () => {
     const standing = pushes.arena.standing();
     if (standing === null || pushes.arena.liveState().held?.content !== held.content) return;

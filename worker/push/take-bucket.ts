@@ -43,7 +43,7 @@ async function takeAlone(intake: Intake, bucket: Bucket, deps: BucketDeps): Prom
   const held = await holdTheRest(intake, bucket, deps);
   await writeWhatCanBe(intake, bucket, new Map(held.map((index) => [index, []])), deps);
   if (intake.waiting.has(bucket.sequence)) {
-    throw waitForRoom(intake.cells, intake.waiting, intake.plan.push?.maxBufferBytes ?? 0);
+    throw waitForRoom(intake.cells, intake.waiting, intake.plan.limits.maxBufferBytes ?? 0);
   }
   intake.taken.add(bucket.sequence);
 }
@@ -113,7 +113,7 @@ async function holdTheRest(intake: Intake, bucket: Bucket, deps: BucketDeps): Pr
   const left: HeldRows[] = [...arrivalsOf(cells, bucket.pieces)].flatMap(([index, arrivals]) =>
     arrivals.map((arrival) => ({ index, arrival })),
   );
-  const limitBytes = intake.plan.push?.maxBufferBytes ?? null;
+  const { maxBufferBytes: limitBytes } = intake.plan.limits;
   const room = shareRoom(cells, left, { heldBytes: heldNow(intake, deps), limitBytes });
   if (room.fitting.length > 0) await hold(intake, bucket, room.fitting, deps);
   if (room.waiting.length > 0) waiting.set(bucket.sequence, room.waiting);

@@ -66,7 +66,7 @@ async function takingRank(of: RankCase): Promise<TakingRank> {
     },
     retry: { attempts: 1, backoffMs: 1 },
     warnings: [],
-    push: { base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 },
+    ...{ kind: "push", base: null, limits: { maxBufferBytes: null, warnBufferBytes: 0 }, retainExport: false },
   };
   const matrices = matricesOfRank(layout, layoutArena(layout, rank), rank);
   const intake = openIntake({ reload: "push", epoch: 1, content: "push" }, plan, matrices);

@@ -91,7 +91,7 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
   } as unknown as BucketDeps;
   const matrices = matricesOfRank(plan.layout, arena, rank);
   if (rowsTogether !== null) groupRows(matrices, rowsTogether);
-  const loaded = { ...plan, allowNonFinite: false, push: PUSH } as unknown as LoadedPlan;
+  const loaded = { ...plan, allowNonFinite: false, ...PUSH } as unknown as LoadedPlan;
   const intake: Intake = openIntake(OWNER, loaded, matrices);
   let spans: unknown = "not closed";
   const staging = {
@@ -114,7 +114,7 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
   };
 }
 
-const PUSH = { base: null, retainExport: false, maxBufferBytes: null, warnBufferBytes: 0 };
+const PUSH = { kind: "push", base: null, limits: { maxBufferBytes: null, warnBufferBytes: 0 } };
 
 /** As recipes do that must see several rows, or all, of a matrix: what is in between waits in buffers. */
 function groupRows({ kernels }: RankMatrices, rowsTogether: number | "all"): void {
