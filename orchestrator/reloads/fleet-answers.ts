@@ -15,6 +15,7 @@ import type { ReloadDeps } from "./deps.js";
 import { requireHookHosts } from "./hook-hosts.js";
 import { hooksOf, viewHooks } from "./hooks-of.js";
 import type { Reloads } from "./reloads.js";
+import { kindOf } from "./source-kinds.js";
 import { knownSources } from "./sources/known-sources.js";
 import { unknownFleet } from "./submit-reload.js";
 import { viewFleet } from "./view.js";
@@ -115,7 +116,7 @@ async function isSourceUsable({ plans, sources, redis }: ReloadDeps, content: st
     if (error instanceof LayercastError && error.code === "source_gone") return null;
     throw error;
   });
-  if (plan === null || plan.kind === "push") return false;
+  if (plan === null || !kindOf(plan).stays) return false;
   const plannedAgoMs = plan.plannedAt === undefined ? null : (await redisNow(redis)) - plan.plannedAt;
   return sources.verifyFiles(plan.source.files, plannedAgoMs).then(
     () => true,

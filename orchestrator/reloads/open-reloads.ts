@@ -6,8 +6,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
+import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
-import { type PlanRequest, type PlanView, type ReadSource, type ReloadView, readSource } from "../contract/reload.js";
+import { type PlanRequest, type PlanView, type ReloadView, readSource } from "../contract/reload.js";
 import { openFleetStore } from "../fleet/fleet-store.js";
 import { openPlanStore } from "../fleet/plan-store.js";
 import {
@@ -35,12 +36,12 @@ import { openHookHosts } from "./hook-hosts.js";
 import { autoJobBytes, coreThreads, makePlan, plannedRanks } from "./make-plan.js";
 import { openHeaderRoom } from "./push/header-room.js";
 import { pushAnswers, viewPush } from "./push/push-answers.js";
-import { declaredCheckpoint, loadPushModel } from "./push/push-model.js";
 import { openSpool } from "./push/spool.js";
 import { trimSpool } from "./push/trim-spool.js";
 import { openEventReader } from "./read-events.js";
 import { openExportReader } from "./read-export.js";
 import type { ReloadFilter, Reloads } from "./reloads.js";
+import { kindOf } from "./source-kinds.js";
 import { openSourcePool } from "./sources/source-pool.js";
 import type { SourceFiles } from "./sources/source-work.js";
 import { submitReload, submitRollback } from "./submit-reload.js";
@@ -244,18 +245,15 @@ async function readStored(
   { source }: StoredRequest,
   reload: string,
 ): Promise<Checkpoint> {
-  if (source?.kind === "push") return declaredCheckpoint(await loadPushModel(redis, reload));
-  return sources.readTable(source?.uri ?? "");
-}
-
-async function readRequested(source: ReadSource, sources: SourceFiles): Promise<Checkpoint> {
-  return source.kind === "push" ? declaredCheckpoint(source.model) : sources.readTable(source.uri);
+  if (source === null) throw new LayercastError("internal", `reload ${reload} is to be planned, and has no source`);
+  return kindOf(source).readStored({ redis, sources }, source, reload);
 }
 
 async function planOnly(deps: ReloadDeps, request: PlanRequest): Promise<PlanView> {
   const fleet = request.fleet === undefined ? null : (await requireFleet(deps, request.fleet)).state;
   const ranks = plannedRanks(request, fleet);
-  const { table, config } = await readRequested(readSource(request.source), deps.sources);
+  const source = readSource(request.source);
+  const { table, config } = await kindOf(source).read(deps.sources, source);
   const { recipe, dtype, policy } = request;
   const plan = planReload({ table, config, ...ranks, scheme: recipe.scheme, ignore: recipe.ignore, dtype });
   const known = fleet ?? { ranks: {} };

@@ -11,6 +11,7 @@ import { faultPoint } from "../host/fault-point.js";
 import { layoutDifference } from "../planner/layout-difference.js";
 import type { DriveDeps } from "./deps.js";
 import { enqueueRanks } from "./enqueue-reload.js";
+import { kindOf } from "./source-kinds.js";
 
 /** planning -> loading. Throws what makes the reload impossible. */
 export async function startReload(deps: DriveDeps, fleet: string, reload: string, epoch: number): Promise<void> {
@@ -26,7 +27,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   if (!isRollback) await requireLayout(deps, known.state, plan, request);
   refuseUnderEngines(known.state, record, plan.layoutDigest);
   await deps.plans.save(reload, plan);
-  if (request.source?.kind === "push") await deps.sessions.open(reload, request.source.retain);
+  if (request.source !== null) await kindOf(request.source).start(deps, request.source, reload);
   await faultPoint("orchestrator.planned");
   const { state } = await deps.store.transact(fleet, (draft, { now }) => {
     for (const warning of isRollback ? [] : plan.warnings) warn(draft, reload, epoch, warning);

@@ -1,7 +1,6 @@
 // A submission to a queued record: idempotent by submission id, written in one step with its place in the queue (P7).
 
 import { createHash, randomBytes } from "node:crypto";
-import type { Checkpoint } from "../checkpoint/checkpoint-table.js";
 import { LayercastError } from "../contract/errors.js";
 import { KEYS } from "../contract/jobs.js";
 import { type RollbackRequest, readSource, type SubmitRequest } from "../contract/reload.js";
@@ -11,8 +10,7 @@ import type { StoredRequest } from "../fleet/record-store.js";
 import { type NewReload, submit } from "../fleet/reload-transitions.js";
 import type { Context, FleetState } from "../fleet/state.js";
 import type { ReloadDeps } from "./deps.js";
-import { makePlan } from "./make-plan.js";
-import { declaredCheckpoint, packPushModel } from "./push/push-model.js";
+import { kindOf } from "./source-kinds.js";
 
 export interface Submitted {
   id: string;
@@ -24,17 +22,18 @@ const MAX_QUEUED = 200;
 
 export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Promise<Submitted> {
   const source = readSource(request.source);
-  const declared = source.kind === "push" ? declaredCheckpoint(source.model) : null;
+  const kind = kindOf(source);
+  const check = kind.checkOf(source);
   const id = newReloadId();
   const submissionId = request.submission_id ?? id;
   const repeat = await deps.redis.get(KEYS.submission(request.fleet, submissionId));
   if (repeat !== null) return repeated(submissionId, digestOf(request), repeat);
-  if (declared !== null) await checkPush(deps, request, declared);
-  else await deps.sources.resolve(request.source.uri ?? "");
+  await check(deps, request);
   const { policy, install } = request;
   if (install.mode === "in_place") await requireNoEngines(deps, request.fleet);
-  const beside = source.kind === "push" ? [{ key: KEYS.pushModel(id), value: await packPushModel(source.model) }] : [];
-  return submitOnce(deps, request.fleet, submissionId, request, { stored: storable(request), beside }, () => ({
+  const { push, beside } = await kind.record(source, id);
+  const stored = storable(request, kind.stored(source));
+  return submitOnce(deps, request.fleet, submissionId, request, { stored, beside }, () => ({
     id,
     kind: "reload",
     submissionId,
@@ -43,7 +42,7 @@ export async function submitReload(deps: ReloadDeps, request: SubmitRequest): Pr
     priority: policy.priority,
     coalesce: policy.coalesce,
     inPlace: install.mode === "in_place",
-    push: source.kind === "push" ? { finished: false, partial: source.settings.partial, wanted: [] } : null,
+    push,
     layoutDigest: null,
     deadlineMs: policy.deadline_ms,
     healMs: policy.heal_ms,
@@ -172,19 +171,11 @@ async function findCommitted(deps: ReloadDeps, fleet: string, version: string) {
   return null;
 }
 
-function storable({ dtype, recipe, install, policy, metadata, source }: SubmitRequest): StoredRequest {
-  const read = readSource(source);
-  return { dtype, recipe, install, policy, metadata, source: read.kind === "push" ? read.settings : read };
-}
-
-/** What makes a push impossible is said before there is a record, where the fleet's size is known. */
-async function checkPush(deps: ReloadDeps, request: SubmitRequest, declared: Checkpoint): Promise<void> {
-  const state = (await deps.store.read(request.fleet))?.state;
-  if (state === undefined || state.topology === null) return;
-  // Those before it may commit the weights that a partial push changes.
-  const isFirst = Object.keys(state.reloads).length === 0;
-  const { partial = false } = request.source;
-  makePlan(storable({ ...request, source: { ...request.source, partial: partial && isFirst } }), state, declared);
+function storable(
+  { dtype, recipe, install, policy, metadata }: SubmitRequest,
+  source: StoredRequest["source"],
+): StoredRequest {
+  return { dtype, recipe, install, policy, metadata, source };
 }
 
 export function unknownFleet(fleet: string): LayercastError {

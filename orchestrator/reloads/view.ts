@@ -32,6 +32,7 @@ import {
   type ReloadRecord,
   replicasOf,
 } from "../fleet/state.js";
+import { kindOf } from "./source-kinds.js";
 
 /** `layout` and `fleet` are null where they are no longer known or no longer matter. */
 export function viewReload(
@@ -59,7 +60,7 @@ export function viewReload(
     pending_reason: fleet === null ? null : pendingReason(record, fleet.state, fleet.context),
     superseded_by: record.supersededBy,
     recipe: request.recipe.scheme,
-    source: request.source?.kind === "push" ? "push" : (request.source?.uri ?? null),
+    source: request.source === null ? null : kindOf(request.source).shown(request.source),
     push,
     progress: {
       layers_done: layers.reduce((sum, layer) => sum + layer.ranks_done, 0),
