@@ -27,10 +27,10 @@ export async function keepExport({ plan, pushes, staging }: Loading, held: Held)
   });
 }
 
-/** Whether the kept file is of the content that is to be loaded. */
+/** Whether the kept file is of the content that is to be loaded: never, where that content's plan keeps none. */
 export async function isExportOf({ owner, plan, pushes }: Loading): Promise<boolean> {
   const path = pathIn(pushes.arena);
-  if (!pushes.files.exists(path)) return false;
+  if (!plan.retainExport || !pushes.files.exists(path)) return false;
   const { header } = await readCheckpointFile(path);
   const wanted = { content: owner.content, layout_digest: plan.layoutDigest };
   return Object.entries(wanted).every(([key, value]) => header.metadata.get(key) === value);
