@@ -52,7 +52,7 @@ function refusal(device: string, why: string): LayercastError {
 }
 
 /** A process whose device is lost can do nothing any more: its successor finds the device again, or says that it is gone. */
-export function leavingWithDevice(core: NativeCore, onLost: (reason: string) => void): NativeCore {
+export function exitWithDevice(core: NativeCore, onLost: (reason: string) => void): NativeCore {
   const watch = async <Result>(call: Promise<Result>): Promise<Result> => {
     try {
       return await call;

@@ -5,11 +5,11 @@ import { LayercastError } from "../orchestrator/contract/errors.js";
 import type { FleetMessage } from "../orchestrator/contract/fleet-message.js";
 import { catchUp } from "./catch-up.js";
 import { beat, joinAtStart } from "./heartbeat.js";
-import { heedFleet } from "./heed-fleet.js";
+import { onFleetMessage } from "./on-fleet-message.js";
 import type { Rank } from "./rank.js";
 
 /** What drives a rank from outside. */
-export interface Surroundings {
+export interface RankHost {
   /** Calls again and again, until the returned function is called. */
   every(ms: number, call: () => void): () => void;
   delay(ms: number): Promise<void>;
@@ -28,7 +28,7 @@ const HEARTBEAT_MS = 1_000;
 export async function serve(
   rank: Rank,
   takeOver: boolean,
-  { every, delay, onMessage, onFatal }: Surroundings,
+  { every, delay, onMessage, onFatal }: RankHost,
 ): Promise<() => void> {
   const warn = (what: string) => (error: unknown) => rank.log.warn({ err: error }, what);
   await joinAtStart(rank, takeOver, delay);
@@ -39,7 +39,7 @@ export async function serve(
     });
   });
   await onMessage((message) => {
-    heedFleet(rank, message).catch(warn("heeding a message failed; jobs will do what it asked for"));
+    onFleetMessage(rank, message).catch(warn("heeding a message failed; jobs will do what it asked for"));
   });
   await catchUp(rank);
   return stop;

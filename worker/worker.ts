@@ -28,14 +28,14 @@ import { spreadFileMode, usedFileMode } from "../orchestrator/host/file-mode.js"
 import { connectRedis, redisNow } from "../orchestrator/host/redis.js";
 import { VERSION } from "../orchestrator/host/version.js";
 import { openConsumer } from "../orchestrator/queue/open-lasting.js";
-import { backoffStrategy, throwingForTheQueue } from "../orchestrator/queue/retry.js";
+import { backoffStrategy, rethrowForQueue } from "../orchestrator/queue/retry.js";
 import { isOfThisBoot, noteBoot } from "./arena-boot.js";
 import { openLinkServer } from "./engines/link-server.js";
 import { LOCK_NAME, openRankEngines, type RankEngines, type RankEnginesOptions } from "./engines/rank-engines.js";
 import { openSources } from "./host-sources.js";
 import type { Owner } from "./ledger.js";
 import { openNativeWork } from "./native-work.js";
-import { leavingWithDevice, openRankDevice, type RequestedDevice } from "./open-device.js";
+import { exitWithDevice, openRankDevice, type RequestedDevice } from "./open-device.js";
 import { pinRepeatedSources } from "./pin-sources.js";
 import type { ProcessIdentity } from "./process-identity.js";
 import type { RankPushes } from "./push/rank-pushes.js";
@@ -123,7 +123,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
 
 async function openRank(options: WorkerOptions, redis: Redis): Promise<Rank> {
   const { fleet, replica, rank, onFatal } = options;
-  const core = leavingWithDevice(loadNative(), onFatal);
+  const core = exitWithDevice(loadNative(), onFatal);
   const key = rankKey(replica, rank);
   const incarnation = `${Date.now().toString(36)}${randomBytes(3).toString("hex")}`;
   const log = options.log.child({ fleet, replica, rank, incarnation });
@@ -235,7 +235,7 @@ async function takeJobs(rank: Rank, connection: Redis): Promise<Worker> {
   };
   const queue = rankQueue(rank.fleet, rank.key, rank.incarnation);
   const take = (job: Job<RankJob>, token?: string) =>
-    throwingForTheQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast), token);
+    rethrowForQueue(job, (isLast) => runJob(rank, job.data, job.attemptsMade + 1, isLast), token);
   const warn = (error: Error) => rank.log.warn({ err: error }, "queue");
   return openConsumer(() => new Worker<RankJob>(queue, take, options).on("error", warn));
 }

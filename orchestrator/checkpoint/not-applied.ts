@@ -1,7 +1,7 @@
 // What a checkpoint has beside its weights or in its config that is to be applied to them, and is not: each is said by name, for
 // else a reader takes what was loaded for the weights with it.
 
-import { listed } from "../contract/listed.js";
+import { joinNames } from "../contract/join-names.js";
 import type { CheckpointTensor, SourceWarning } from "../contract/plan.js";
 import type { ModelConfig } from "./model-config.js";
 import { quoted, shown } from "./strict-json.js";
@@ -33,7 +33,7 @@ export function quantizationNotApplied(
     {
       code: "quantization_not_applied",
       message:
-        `${file} has ${listed(words)}, which ${named.length === 1 ? "is" : "are"} not applied: no tensor holds FP8 codes, so the ` +
+        `${file} has ${joinNames(words)}, which ${named.length === 1 ? "is" : "are"} not applied: no tensor holds FP8 codes, so the ` +
         "weights are read as the values that they are. Give a recipe to quantize them, or submit the quantized checkpoint.",
       details: { file, fields: named.map(({ field }) => field) },
     },
@@ -56,7 +56,7 @@ function adapterNotApplied(files: readonly string[]): SourceWarning[] {
     {
       code: "adapter_not_applied",
       message:
-        `${listed(files.map(quoted), FILES_NAMED)} beside the checkpoint ${files.length === 1 ? "belongs" : "belong"} to an adapter, ` +
+        `${joinNames(files.map(quoted), FILES_NAMED)} beside the checkpoint ${files.length === 1 ? "belongs" : "belong"} to an adapter, ` +
         "which is not applied: the base model's weights alone are loaded. To load the adapter's too, merge it (merge_and_unload) and " +
         "submit the result.",
       details: { files: files.slice(0, FILES_IN_DETAILS) },

@@ -4,7 +4,7 @@
 import path from "node:path";
 import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
-import { listed } from "../contract/listed.js";
+import { joinNames } from "../contract/join-names.js";
 import type { SourceWarning } from "../contract/plan.js";
 import type { WeightMap } from "./checkpoint-index.js";
 import { ADAPTER_NAMES, isAdapterFile } from "./not-applied.js";
@@ -89,7 +89,7 @@ function withUnread(chosen: WeightFiles, files: readonly string[]): WeightFiles 
   const warning: SourceWarning = {
     code: "files_not_read",
     message:
-      `Beside ${listed(chosen.names, FILES_NAMED)} the checkpoint's directory has ${listed(unread.map(quoted), FILES_NAMED)}, ` +
+      `Beside ${joinNames(chosen.names, FILES_NAMED)} the checkpoint's directory has ${joinNames(unread.map(quoted), FILES_NAMED)}, ` +
       `which ${chosen.weightMap === null ? "belongs to none of its weights" : `${INDEX} does not name`} and is not read.`,
     details: { files: unread.slice(0, FILES_IN_DETAILS) },
   };
@@ -101,17 +101,17 @@ function staleIndex(directory: string, named: readonly string[], there: readonly
   return {
     code: "index_stale",
     message:
-      `${INDEX} in ${directory} is stale: it names ${listed(gone.map(quoted), FILES_NAMED)}, not there. ${WHOLE} was loaded ` +
+      `${INDEX} in ${directory} is stale: it names ${joinNames(gone.map(quoted), FILES_NAMED)}, not there. ${WHOLE} was loaded ` +
       "instead. Remove the index.",
     details: { index: path.join(directory, INDEX), missing: gone.slice(0, FILES_IN_DETAILS), loaded: WHOLE },
   };
 }
 
 function nothingOfIndex(directory: string, named: readonly string[], files: readonly string[]): LayercastError {
-  const found = files.length === 0 ? "no *.safetensors file" : listed(files.map(quoted), FILES_NAMED);
+  const found = files.length === 0 ? "no *.safetensors file" : joinNames(files.map(quoted), FILES_NAMED);
   return new LayercastError(
     "source_not_found",
-    `${INDEX} in ${directory} names ${listed(named.map(quoted), FILES_NAMED)}, and none of it is there; the directory has ${found}. The ` +
+    `${INDEX} in ${directory} names ${joinNames(named.map(quoted), FILES_NAMED)}, and none of it is there; the directory has ${found}. The ` +
       "index is stale, or its files were not copied. Copy them, or remove the index.",
     { file: path.join(directory, named[0] ?? ""), missing: named.slice(0, FILES_IN_DETAILS) },
   );
@@ -127,7 +127,7 @@ function noWeights(directory: string, files: readonly string[]): LayercastError 
   const isAdapter = files.some(isAdapterFile);
   return new LayercastError(
     "checkpoint_invalid",
-    `${directory} has no weights in Hugging Face's form: ${listed(files.map(quoted), FILES_NAMED)} is ` +
+    `${directory} has no weights in Hugging Face's form: ${joinNames(files.map(quoted), FILES_NAMED)} is ` +
       (isAdapter
         ? "an adapter, which is not loaded. Merge it into its base model and submit that."
         : `not read by that name. If it is the model, name it ${WHOLE}.`),
@@ -140,7 +140,7 @@ function manySaves(directory: string, shards: readonly Shard[]): LayercastError 
   return new LayercastError(
     "checkpoint_invalid",
     `${directory} has shards of ${countOf(saves.size, "save")} and no ${INDEX} that says which belong together: ` +
-      `${listed([...saves.values()].map(quoted), FILES_NAMED)}. Remove those that do not belong to the checkpoint.`,
+      `${joinNames([...saves.values()].map(quoted), FILES_NAMED)}. Remove those that do not belong to the checkpoint.`,
     { file: directory, files: [...saves.values()].slice(0, FILES_IN_DETAILS) },
   );
 }
@@ -148,7 +148,7 @@ function manySaves(directory: string, shards: readonly Shard[]): LayercastError 
 function shardsMissing(directory: string, shards: readonly Shard[], missing: readonly string[]): LayercastError {
   return new LayercastError(
     "source_not_found",
-    `${directory} has ${shards.length} of ${countOf(shards[0]?.total ?? 0, "shard")} and no ${INDEX}; not there: ${listed(missing.map(quoted), FILES_NAMED)}. ` +
+    `${directory} has ${shards.length} of ${countOf(shards[0]?.total ?? 0, "shard")} and no ${INDEX}; not there: ${joinNames(missing.map(quoted), FILES_NAMED)}. ` +
       "Copy the checkpoint again.",
     { file: path.join(directory, missing[0] ?? ""), missing },
   );

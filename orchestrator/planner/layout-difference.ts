@@ -1,6 +1,6 @@
 // Says in words how the arena that a layout needs differs from the one that stands, by its kernel tensors.
 
-import { listed } from "../contract/listed.js";
+import { joinNames } from "../contract/join-names.js";
 import type { ArenaTensor, Layout } from "../contract/plan.js";
 import { layoutArena } from "../program/arena-layout.js";
 
@@ -17,9 +17,9 @@ export function layoutDifference(standing: Layout, needed: Layout): string | nul
       : [`${name} (${wordsOf(old)} before, now ${wordsOf(tensor)})`];
   });
   const sentences = [
-    gone.length > 0 ? `it does not fill ${listed(gone, NAMED)}` : "",
-    added.length > 0 ? `it adds ${listed(added, NAMED)}` : "",
-    changed.length > 0 ? `it changes ${listed(changed, NAMED)}` : "",
+    gone.length > 0 ? `it does not fill ${joinNames(gone, NAMED)}` : "",
+    added.length > 0 ? `it adds ${joinNames(added, NAMED)}` : "",
+    changed.length > 0 ? `it changes ${joinNames(changed, NAMED)}` : "",
   ].filter((sentence) => sentence !== "");
   return sentences.length === 0 ? null : sentences.join("; ");
 }

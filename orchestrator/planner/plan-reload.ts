@@ -14,7 +14,7 @@ import {
   type StoredDType,
 } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
-import { listed } from "../contract/listed.js";
+import { joinNames } from "../contract/join-names.js";
 import type {
   CheckpointFile,
   CheckpointTable,
@@ -304,7 +304,7 @@ function isIgnored({ spec, parts }: MatchedTensor, ignored: ReadonlySet<string>)
     const others = names.filter((name) => !ignored.has(name));
     throw new LayercastError(
       "invalid_request",
-      `The ignore patterns name ${listed(named)} but not ${listed(others)}, which are parts of the same ${spec.name}. ` +
+      `The ignore patterns name ${joinNames(named)} but not ${joinNames(others)}, which are parts of the same ${spec.name}. ` +
         "Name all of its parts or none.",
       { kernel_tensor: spec.name, ignored: named, not_ignored: others },
     );

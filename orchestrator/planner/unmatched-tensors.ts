@@ -5,7 +5,7 @@ import { quoted } from "../checkpoint/strict-json.js";
 import { prefixBeforeKnown } from "../checkpoint/tensor-names.js";
 import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
-import { listed } from "../contract/listed.js";
+import { joinNames } from "../contract/join-names.js";
 import type { CheckpointTable } from "../contract/plan.js";
 import type { Dimensions, TensorSpec } from "./architectures/family.js";
 
@@ -38,7 +38,7 @@ function absentError(missing: Iterable<string>, { absent, directory }: Checkpoin
     lost.length > 0 ? `which ${isMany ? "are" : "is"} not there` : `which ${isMany ? "do" : "does"} not hold it`;
   return new LayercastError(
     lost.length > 0 ? "source_not_found" : "tensor_missing",
-    `The index in ${directory} puts ${listed(names, 3)} into ${listed(files, 3)}, ${fault}, and the model needs it. ` +
+    `The index in ${directory} puts ${joinNames(names, 3)} into ${joinNames(files, 3)}, ${fault}, and the model needs it. ` +
       "Copy or write the checkpoint again; if the index is of an earlier save, it is stale: remove it.",
     { tensors: names.slice(0, NAMED_IN_DETAILS), count: named.length, file: `${directory}/${files[0]}` },
   );
@@ -91,7 +91,7 @@ export function tensorUnexpected(
 /** Names of a file's own making may be anything. */
 function legible(names: readonly string[]): string {
   const shown = names.map((name) => (PLAIN.test(name) ? name : quoted(name)));
-  return listed(shown, NAMED);
+  return joinNames(shown, NAMED);
 }
 
 const COUNTED = 1000;

@@ -19,7 +19,7 @@ import {
   rankQueue,
 } from "../contract/jobs.js";
 import { openConsumer, openLasting, readyInTime } from "./open-lasting.js";
-import { backoffStrategy, throwingForTheQueue } from "./retry.js";
+import { backoffStrategy, rethrowForQueue } from "./retry.js";
 
 /** What is to be done by one incarnation of a rank in a reload. */
 export interface RankWork {
@@ -123,7 +123,7 @@ export function openQueues(connection: Redis, patientConnection: Redis, onError:
         settings: { backoffStrategy },
       };
       const take = (job: Job<ControlJob>, token?: string) =>
-        throwingForTheQueue(job, (isLast) => handle(job.data, isLast), token);
+        rethrowForQueue(job, (isLast) => handle(job.data, isLast), token);
       consumers.push(
         await openConsumer(() => new Worker<ControlJob>(CONTROL_QUEUE, take, options).on("error", onError)),
       );

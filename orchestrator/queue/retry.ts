@@ -47,7 +47,7 @@ export class NotYet extends Error {
 }
 
 /** Runs a job's handler; an error that is not retryable becomes the queue's unrecoverable one, here and nowhere else. */
-export async function throwingForTheQueue<Result>(
+export async function rethrowForQueue<Result>(
   job: Pick<Job, "attemptsMade" | "opts" | "moveToDelayed">,
   handle: (isLast: boolean) => Promise<Result>,
   token?: string,

@@ -12,7 +12,7 @@ import { activeReload, type FleetState, isTerminal, type ReloadRecord } from "..
 import { faultPoint } from "../host/fault-point.js";
 import type { DriveDeps } from "./deps.js";
 import { confirmReload, decideReload, enqueueRanks, sendSwaps } from "./enqueue-reload.js";
-import { tendSession } from "./push/tend-session.js";
+import { drivePush } from "./push/drive-push.js";
 import { runHook } from "./run-hooks.js";
 import { startReload } from "./start-reload.js";
 
@@ -24,7 +24,7 @@ export interface Driver {
 const SWEEP_EVERY_MS = 1_000;
 
 /** What drives the driver. */
-export interface Surroundings {
+export interface DriverHost {
   /** Calls again and again, until the returned function is called. */
   every(ms: number, call: () => void): () => void;
   /** The fleets' messages, as good as they come. */
@@ -33,7 +33,7 @@ export interface Surroundings {
   trim(): Promise<void>;
 }
 
-export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: Surroundings): Driver {
+export function openDriver(deps: DriveDeps, { every, onFleetChanged, trim }: DriverHost): Driver {
   const running = new Map<string, Promise<void>>();
   /** What came while a fleet was being driven: the newest state known, or null for "look". */
   const waiting = new Map<string, FleetState | null>();
@@ -120,7 +120,7 @@ async function driveOnce(
 ): Promise<FleetState> {
   const state = known ?? (await look(deps, fleet));
   if (sweeping) await removeRetiredQueues(deps, state);
-  if (isPushing(state)) await tendSession(deps, state);
+  if (isPushing(state)) await drivePush(deps, state);
   const step = nextStep(state);
   if (step !== null) await takeStep(deps, state, step, sweeping);
   return state;
@@ -156,9 +156,9 @@ async function takeStep(deps: DriveDeps, state: FleetState, step: NextStep, swee
       if (enqueueing > 0 || sweeping || record?.inPlace || record?.push) await enqueueRanks(deps, state, reload);
       return;
     case "decide":
-      return tolerating(decideReload(deps, fleet, reload, epoch));
+      return ignoreStale(decideReload(deps, fleet, reload, epoch));
     case "confirm":
-      return tolerating(confirmReload(deps, fleet, reload, epoch));
+      return ignoreStale(confirmReload(deps, fleet, reload, epoch));
     case "swap":
       return sendSwaps(deps, state, reload, sweeping);
     default:
@@ -175,7 +175,7 @@ async function removeRetiredQueues(deps: DriveDeps, { fleet, retiredQueues }: Fl
 }
 
 /** Others may have been faster, or a rank may have gone: the next look at the state says what to do. */
-async function tolerating(step: Promise<void>): Promise<void> {
+async function ignoreStale(step: Promise<void>): Promise<void> {
   try {
     await step;
   } catch (error) {

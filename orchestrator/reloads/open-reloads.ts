@@ -29,7 +29,7 @@ import { openQueues } from "../queue/queues.js";
 import { engineCaller } from "./call-engines.js";
 import type { ReloadDeps } from "./deps.js";
 import { openDisk } from "./disk.js";
-import { type Driver, openDriver, runControlJob, type Surroundings } from "./drive-fleet.js";
+import { type Driver, type DriverHost, openDriver, runControlJob } from "./drive-fleet.js";
 import { fleetAnswers, requireFleet } from "./fleet-answers.js";
 import { openFollower, readUntil } from "./follow-reload.js";
 import { openHookHosts } from "./hook-hosts.js";
@@ -113,7 +113,7 @@ export async function openReloads(options: {
     log,
   };
   let driver: Driver | null = null;
-  const surroundings: Surroundings = {
+  const surroundings: DriverHost = {
     every(ms, call) {
       const timer = setInterval(call, ms);
       return () => clearInterval(timer);

@@ -3,7 +3,7 @@
 
 import type { Span } from "../../native/native.js";
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import { listed } from "../../orchestrator/contract/listed.js";
+import { joinNames } from "../../orchestrator/contract/join-names.js";
 import type { KernelTensor } from "../../orchestrator/contract/plan.js";
 import { type ProgramSource, rowsOfWrite } from "../../orchestrator/program/make-program.js";
 import { tensorOf } from "../../orchestrator/program/rank-geometry.js";
@@ -65,7 +65,7 @@ function requireFound({ plan }: Intake, write: CellWrite, source: ProgramSource<
   const names = [...new Set(tensors)];
   throw new LayercastError(
     "tensor_missing",
-    `${geometry.kernel.name} lacks rows of ${listed(names)}; send them before finishing`,
+    `${geometry.kernel.name} lacks rows of ${joinNames(names)}; send them before finishing`,
     {
       tensors: names.slice(0, 100),
     },

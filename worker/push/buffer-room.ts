@@ -1,7 +1,7 @@
 // max_buffer_bytes: which rows of a bucket find room in the buffers, and whether waiting for room can ever end.
 
 import { LayercastError } from "../../orchestrator/contract/errors.js";
-import { listed } from "../../orchestrator/contract/listed.js";
+import { joinNames } from "../../orchestrator/contract/join-names.js";
 import { commonRows } from "../../orchestrator/program/row-ranges.js";
 import { NotYet } from "../../orchestrator/queue/retry.js";
 import { type Cells, matrixAt, missingRows, neededBytes } from "../intake/cells.js";
@@ -52,7 +52,7 @@ export function waitForRoom(cells: Cells, waiting: WaitingBuckets, limitBytes: n
   if (stuck.length < filling.length)
     return new NotYet("the buffers are full; modules that fill will make room", ROOM_POLL_MS);
   const modules = [...cells.heldByModule].map(([module, bytes]) => `${module} (${megabytes(bytes)} MB)`);
-  const held = modules.length === 0 ? "it is less than one module needs" : `all of it is held by ${listed(modules)}`;
+  const held = modules.length === 0 ? "it is less than one module needs" : `all of it is held by ${joinNames(modules)}`;
   return new LayercastError(
     "buffers_full",
     `max_buffer_bytes is ${limitBytes}, ${held}, and what they lack is in buckets that wait for room themselves. Send tensors ` +

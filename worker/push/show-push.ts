@@ -2,7 +2,7 @@
 // the one warning about the order of tensors.
 
 import { countOf } from "../../orchestrator/contract/count-of.js";
-import { listed } from "../../orchestrator/contract/listed.js";
+import { joinNames } from "../../orchestrator/contract/join-names.js";
 import type { RankPush } from "../../orchestrator/contract/push.js";
 import type { WarningReport } from "../../orchestrator/contract/reload.js";
 import type { Intake } from "../intake/intake.js";
@@ -43,7 +43,7 @@ export async function warnOfOrder(loading: Loading, intake: Intake, thresholdByt
     code: "out_of_order",
     message:
       `${megabytes(bytes)} MB of ${countOf(names.length, "module")} that are filled at the same time wait in a rank's buffers: ` +
-      `${listed(names)}. Send tensors grouped by module to avoid it.`,
+      `${joinNames(names)}. Send tensors grouped by module to avoid it.`,
     details: { ranks: [pushes.by.rank], bytes, modules: names.slice(0, 100), module_count: names.length },
   };
   intake.warned = true; // at once: another bucket may be taken meanwhile

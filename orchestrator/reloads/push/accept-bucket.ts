@@ -14,8 +14,8 @@ import { faultPoint } from "../../host/fault-point.js";
 import type { ReloadDeps } from "../deps.js";
 import { readHeaderFirst } from "./bucket-body.js";
 import { type HeldPieces, piecesOf } from "./bucket-pieces.js";
-import { closed, pushOf, type TakingPush } from "./taking-push.js";
-import { passOn } from "./tend-session.js";
+import { sendBuckets } from "./drive-push.js";
+import { closed, type OpenPush, pushOf } from "./open-push.js";
 
 /** A file that the trainer has written. Returns the bucket's sequence. */
 export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immutable }: BucketRequest): Promise<number> {
@@ -25,9 +25,9 @@ export async function acceptFile(deps: ReloadDeps, reload: string, { uri, immuta
   try {
     const { file, header } = await deps.sources.readFile(path);
     const held = piecesOf(header, push.expected, path);
-    const came: Came = { number: null, file, header, held, immutable, spooled: false };
-    const sequence = await settle(deps, push, came, await offer(deps, push, came));
-    await goOn(deps, push, held.warning);
+    const incoming: IncomingBucket = { number: null, file, header, held, immutable, spooled: false };
+    const sequence = await settle(deps, push, incoming, await offer(deps, push, incoming));
+    await sendBucketsNow(deps, push, held.warning);
     return sequence;
   } finally {
     giveBack();
@@ -64,22 +64,24 @@ interface IncomingBody {
   sizeBytes: number;
 }
 
-async function receiveBody(deps: ReloadDeps, push: TakingPush, { number, header, whole, sizeBytes }: IncomingBody) {
+async function receiveBody(deps: ReloadDeps, push: OpenPush, { number, header, whole, sizeBytes }: IncomingBody) {
   const reload = push.record.id;
   const held = piecesOf(header, push.expected, `bucket ${number}`);
-  const path = await deps.spool.receive(reload, touching(deps, reload, whole), sizeBytes);
+  const path = await deps.spool.receive(reload, touchWhileReading(deps, reload, whole), sizeBytes);
   const file = await describeFile(path);
-  const came: Came = { number, file, header, held, immutable: true, spooled: true };
+  const incoming: IncomingBucket = { number, file, header, held, immutable: true, spooled: true };
   // If this throws, the session may have the bucket all the same: then its file must stay, and goes with the reload.
-  const accepted = await offer(deps, push, came);
+  const accepted = await offer(deps, push, incoming);
   const isTaken = accepted.kind === "accepted" || accepted.kind === "again";
-  const sequence = await settle(deps, push, came, accepted).finally(() => (isTaken ? null : deps.spool.giveUp(path)));
-  await goOn(deps, push, held.warning);
+  const sequence = await settle(deps, push, incoming, accepted).finally(() =>
+    isTaken ? null : deps.spool.giveUp(path),
+  );
+  await sendBucketsNow(deps, push, held.warning);
   return sequence;
 }
 
-/** A bucket that is to find its place. */
-interface Came {
+/** A bucket that has arrived and has no place yet. */
+interface IncomingBucket {
   number: number | null;
   file: CheckpointFile;
   header: SafetensorsHeader;
@@ -88,9 +90,9 @@ interface Came {
   spooled: boolean;
 }
 
-async function offer({ sessions }: ReloadDeps, push: TakingPush, came: Came): Promise<Accepted> {
-  const { number, file, immutable, spooled } = came;
-  const { warning: _, ...held } = came.held;
+async function offer({ sessions }: ReloadDeps, push: OpenPush, incoming: IncomingBucket): Promise<Accepted> {
+  const { number, file, immutable, spooled } = incoming;
+  const { warning: _, ...held } = incoming.held;
   const accepted = await sessions.accept(
     push.record.id,
     { number, file, immutable, spooled, ...held },
@@ -100,28 +102,28 @@ async function offer({ sessions }: ReloadDeps, push: TakingPush, came: Came): Pr
   return accepted;
 }
 
-/** The sequence that it has, or had; throws what speaks against it. */
-async function settle(deps: ReloadDeps, push: TakingPush, came: Came, accepted: Accepted): Promise<number> {
+/** The sequence that the bucket has, also when it was sent before. Throws the reason when it is refused. */
+async function settle(deps: ReloadDeps, push: OpenPush, incoming: IncomingBucket, accepted: Accepted): Promise<number> {
   switch (accepted.kind) {
     case "accepted":
     case "again":
       return accepted.sequence;
     case "known":
-      return sameAsBefore(deps, push, came, accepted.sequence);
+      return sameAsBefore(deps, push, incoming, accepted.sequence);
     case "other_number":
-      throw await duplicate(deps, push, came, accepted.sequence);
+      throw await duplicate(deps, push, incoming, accepted.sequence);
     case "number_taken":
-      throw numberTaken(push, came);
+      throw numberTaken(push, incoming);
     case "overlap":
       throw await duplicate(
         deps,
         push,
-        came,
+        incoming,
         accepted.sequence,
         push.expected.layout.checkpointTensors[accepted.tensor]?.name,
       );
     case "other_dtype":
-      throw await otherDType(deps, push, came, accepted);
+      throw await otherDType(deps, push, incoming, accepted);
     case "finished":
       throw closed(push.record);
     case "full":
@@ -135,22 +137,23 @@ async function settle(deps: ReloadDeps, push: TakingPush, came: Came, accepted: 
 /** Delivered before, by name: then its bytes must be the same too. */
 async function sameAsBefore(
   { sessions, ...deps }: ReloadDeps,
-  push: TakingPush,
-  came: Came,
+  push: OpenPush,
+  incoming: IncomingBucket,
   sequence: number,
 ): Promise<number> {
   const known = await sessions.bucket(push.record.id, sequence);
-  const isSameFile = IDENTITY.every((field) => known.file[field] === came.file[field]);
-  if (isSameFile || (known.isReadable && (await deps.sources.hasEqualTensors(known.file, came.file)))) return sequence;
-  throw await duplicate({ sessions, ...deps }, push, came, sequence);
+  const isSameFile = IDENTITY.every((field) => known.file[field] === incoming.file[field]);
+  if (isSameFile || (known.isReadable && (await deps.sources.hasEqualTensors(known.file, incoming.file))))
+    return sequence;
+  throw await duplicate({ sessions, ...deps }, push, incoming, sequence);
 }
 
 const IDENTITY = ["path", "sizeBytes", "mtimeNs", "inode", "headerDigest"] as const satisfies (keyof CheckpointFile)[];
 
 async function duplicate(
   { sessions }: ReloadDeps,
-  push: TakingPush,
-  { header }: Came,
+  push: OpenPush,
+  { header }: IncomingBucket,
   sequence: number,
   tensor = header.tensors[0]?.name,
 ): Promise<LayercastError> {
@@ -165,8 +168,8 @@ async function duplicate(
 
 async function otherDType(
   { sessions }: ReloadDeps,
-  { record, expected }: TakingPush,
-  { held }: Came,
+  { record, expected }: OpenPush,
+  { held }: IncomingBucket,
   { tensor: index, sequence }: { tensor: number; sequence: number },
 ): Promise<LayercastError> {
   const tensor = expected.layout.checkpointTensors[index]?.name ?? "";
@@ -181,7 +184,7 @@ async function otherDType(
   );
 }
 
-function numberTaken({ record }: TakingPush, { number, header }: Came): LayercastError {
+function numberTaken({ record }: OpenPush, { number, header }: IncomingBucket): LayercastError {
   const tensor = header.tensors[0]?.name;
   return new LayercastError(
     "tensor_duplicate",
@@ -191,7 +194,7 @@ function numberTaken({ record }: TakingPush, { number, header }: Came): Layercas
   );
 }
 
-async function requireRoom({ sessions }: ReloadDeps, push: TakingPush, number: number): Promise<void> {
+async function requireRoom({ sessions }: ReloadDeps, push: OpenPush, number: number): Promise<void> {
   if ((await sessions.byNumber(push.record.id, number)) !== null) return; // perhaps the same, perhaps wanted
   const summary = await sessions.summary(push.record.id);
   if (summary === null || summary.finished) return; // accepting says more
@@ -200,7 +203,7 @@ async function requireRoom({ sessions }: ReloadDeps, push: TakingPush, number: n
   throw full(push);
 }
 
-function full({ settings, record }: TakingPush): LayercastError {
+function full({ settings, record }: OpenPush): LayercastError {
   return new LayercastError(
     "backpressure",
     `${countOf(settings.maxPendingBuckets, "bucket")} of reload ${record.id} ${settings.maxPendingBuckets === 1 ? "is" : "are"} not consumed yet; send the next when one is (GET its bucket with ` +
@@ -210,7 +213,7 @@ function full({ settings, record }: TakingPush): LayercastError {
 }
 
 /** A long upload is a sign of life. */
-async function* touching({ sessions }: ReloadDeps, reload: string, body: AsyncIterable<Uint8Array>) {
+async function* touchWhileReading({ sessions }: ReloadDeps, reload: string, body: AsyncIterable<Uint8Array>) {
   let touchedAt = 0;
   for await (const chunk of body) {
     if (performance.now() - touchedAt > TOUCH_EVERY_MS) {
@@ -223,10 +226,14 @@ async function* touching({ sessions }: ReloadDeps, reload: string, body: AsyncIt
 
 const TOUCH_EVERY_MS = 1_000;
 
-/** Its jobs go out now; if that fails, the sweep sends them. What is odd about its names is said once a push. */
-async function goOn(deps: ReloadDeps, { record, state }: TakingPush, warning: SourceWarning | null): Promise<void> {
+/** Its jobs go out now; if that fails, the sweep sends them. A warning about its names is given once a push. */
+async function sendBucketsNow(
+  deps: ReloadDeps,
+  { record, state }: OpenPush,
+  warning: SourceWarning | null,
+): Promise<void> {
   try {
-    await passOn(deps, state);
+    await sendBuckets(deps, state);
     if (warning === null || record.warnings.some(({ code }) => code === warning.code)) return;
     await deps.store.transact(record.fleet, (draft) => warn(draft, record.id, record.epoch ?? 0, warning));
   } catch (error) {

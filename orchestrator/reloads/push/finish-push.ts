@@ -4,7 +4,7 @@
 import { countOf } from "../../contract/count-of.js";
 import { elementCount } from "../../contract/dtype.js";
 import { LayercastError } from "../../contract/errors.js";
-import { listed } from "../../contract/listed.js";
+import { joinNames } from "../../contract/join-names.js";
 import type { Layout } from "../../contract/plan.js";
 import { finishPush } from "../../fleet/reload-transitions.js";
 import { isTerminal } from "../../fleet/state.js";
@@ -12,7 +12,7 @@ import { faultPoint } from "../../host/fault-point.js";
 import { modulesOf } from "../../program/modules.js";
 import { type RowRanges, rowCount } from "../../program/row-ranges.js";
 import type { ReloadDeps } from "../deps.js";
-import { closed, pushOf, requirePush } from "./taking-push.js";
+import { closed, pushOf, requirePush } from "./open-push.js";
 
 /** The same push finished again is finished. */
 export async function finishSession(deps: ReloadDeps, reload: string): Promise<void> {
@@ -46,7 +46,7 @@ function requireComplete(layout: Layout, rows: ReadonlyMap<number, RowRanges>, p
       : [];
   });
   if (missing.length === 0) return;
-  const shown = listed(
+  const shown = joinNames(
     missing.map(({ words }) => words),
     NAMED_IN_SENTENCE,
   );

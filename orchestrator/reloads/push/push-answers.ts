@@ -11,9 +11,9 @@ import type { ReloadDeps } from "../deps.js";
 import { readUntil } from "../follow-reload.js";
 import type { Reloads } from "../reloads.js";
 import { acceptBody, acceptFile } from "./accept-bucket.js";
+import { takersOf } from "./drive-push.js";
 import { finishSession } from "./finish-push.js";
-import { requirePush } from "./taking-push.js";
-import { takersOf } from "./tend-session.js";
+import { requirePush } from "./open-push.js";
 
 type PushAnswers = Pick<Reloads, "postBucket" | "putBucket" | "bucket" | "expectedTensors" | "finish">;
 

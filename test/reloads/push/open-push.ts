@@ -24,10 +24,10 @@ import { openFollower } from "../../../orchestrator/reloads/follow-reload.js";
 import { openHookHosts } from "../../../orchestrator/reloads/hook-hosts.js";
 import { makePlan } from "../../../orchestrator/reloads/make-plan.js";
 import { acceptBody, acceptFile } from "../../../orchestrator/reloads/push/accept-bucket.js";
+import { drivePush, takersOf } from "../../../orchestrator/reloads/push/drive-push.js";
 import { openHeaderRoom } from "../../../orchestrator/reloads/push/header-room.js";
 import { declaredCheckpoint, loadPushModel } from "../../../orchestrator/reloads/push/push-model.js";
 import { openSpool } from "../../../orchestrator/reloads/push/spool.js";
-import { takersOf, tendSession } from "../../../orchestrator/reloads/push/tend-session.js";
 import { openExportReader } from "../../../orchestrator/reloads/read-export.js";
 import { sourceWork } from "../../../orchestrator/reloads/sources/source-work.js";
 import { startReload } from "../../../orchestrator/reloads/start-reload.js";
@@ -251,7 +251,7 @@ function pushOf(world: PushWorld, connect: () => Redis, deps: ReloadDeps, id: st
       for (const rank of RANKS.keys()) await push.take(sequence, rank);
     },
     restart: (rank) => joinAnew(deps, rank),
-    tend: async () => tendSession(deps, await fleet()),
+    tend: async () => drivePush(deps, await fleet()),
     async spooled() {
       await Promise.all(deps.spooling.values());
     },

@@ -8,7 +8,7 @@ import { loadingOf } from "./loading.js";
 import { makeLive } from "./make-live.js";
 import { type Rank, tellArena, undoOf } from "./rank.js";
 
-export async function heedFleet(rank: Rank, { fleet, active, swapTo }: FleetMessage): Promise<void> {
+export async function onFleetMessage(rank: Rank, { fleet, active, swapTo }: FleetMessage): Promise<void> {
   const { staging } = rank.staging.ledger();
   if (fleet !== rank.fleet || !("owner" in staging)) return;
   const { owner } = staging;

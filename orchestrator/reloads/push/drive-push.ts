@@ -9,30 +9,30 @@ import { faultPoint } from "../../host/fault-point.js";
 import type { DriveDeps } from "../deps.js";
 import { isSignalKept } from "../enqueue-reload.js";
 
-/** Of the fleet's active push, if it is at one. */
-export async function tendSession(deps: DriveDeps, state: FleetState): Promise<void> {
+/** The next steps of the fleet's active push, if there is one. */
+export async function drivePush(deps: DriveDeps, state: FleetState): Promise<void> {
   const record = openPush(state);
   const summary = record === null ? null : await deps.sessions.summary(record.id);
   if (record === null || summary === null) return;
   if (summary.finished && !record.push?.finished) {
-    await deps.store.transact(state.fleet, (draft) => finishPush(draft, record.id)); // who finished it died in between
+    await deps.store.transact(state.fleet, (draft) => finishPush(draft, record.id)); // the orchestrator that finished it died in between
   } else if (!summary.finished && (await isIdle(deps, state, record, summary))) {
     return;
   }
   await dropPassed(deps, record, summary);
   if (summary.retain === "trainer") await wantLost(deps, record, takersOf(state));
-  await passOn(deps, state);
+  await sendBuckets(deps, state);
 }
 
-/** What has come is kept, and sent to whoever was not sent it. */
-export async function passOn(deps: DriveDeps, state: FleetState): Promise<void> {
+/** Keeps the buckets that have arrived, and sends each to the ranks that were not sent it. */
+export async function sendBuckets(deps: DriveDeps, state: FleetState): Promise<void> {
   const record = openPush(state);
   const summary = record === null ? null : await deps.sessions.summary(record.id);
   if (record === null || summary === null) return;
   const takers = takersOf(state);
   if (summary.retain === "spool") spoolBuckets(deps, record, summary, takers);
   await tellWanted(deps, record, summary);
-  if (record.state !== "committing") await sendBuckets(deps, record, summary, takers);
+  if (record.state !== "committing") await sendUnsent(deps, record, summary, takers);
 }
 
 function openPush(state: FleetState): ReloadRecord | null {
@@ -152,7 +152,7 @@ async function tellWanted(
 }
 
 /** To each incarnation what it was not sent: a new one is sent all. */
-async function sendBuckets(deps: DriveDeps, record: ReloadRecord, { log }: Summary, takers: Taker[]): Promise<void> {
+async function sendUnsent(deps: DriveDeps, record: ReloadRecord, { log }: Summary, takers: Taker[]): Promise<void> {
   const { id: reload, fleet, epoch, inPlace, times } = record;
   if (inPlace && (times.signalled === null || !(await isSignalKept(deps, fleet, reload)))) return;
   const { retry } = await deps.plans.load(reload);

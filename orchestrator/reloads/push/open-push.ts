@@ -12,7 +12,7 @@ import { pendingReason } from "../view.js";
 import type { Expected } from "./bucket-pieces.js";
 import { declaredCheckpoint, loadPushModel } from "./push-model.js";
 
-export interface TakingPush {
+export interface OpenPush {
   record: ReloadRecord;
   /** Of the record's fleet, as it was just now. */
   state: FleetState;
@@ -21,7 +21,7 @@ export interface TakingPush {
 }
 
 /** Throws `backpressure` while it is not open yet, `session_closed` when it has ended. */
-export async function pushOf(deps: ReloadDeps, reload: string): Promise<TakingPush> {
+export async function pushOf(deps: ReloadDeps, reload: string): Promise<OpenPush> {
   const { record, request } = await deps.records.read(reload);
   const settings = requirePush(record, request.source);
   if (isTerminal(record)) throw closed(record);
@@ -29,7 +29,7 @@ export async function pushOf(deps: ReloadDeps, reload: string): Promise<TakingPu
   const active = known === null ? null : activeReload(known.state);
   const waitsForEngines = active?.inPlace === true && active.times.signalled === null;
   if (known === null || active?.id !== reload || active.state === "planning" || waitsForEngines) {
-    await deps.sessions.touch(reload); // who is told to wait is there
+    await deps.sessions.touch(reload); // a trainer that is told to wait is alive
     const reason = known === null ? null : pendingReason(record, known.state, known.context);
     throw new LayercastError(
       "backpressure",
