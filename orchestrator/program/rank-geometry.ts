@@ -2,7 +2,7 @@
 // where in its arena they land. It is kept by kernel tensor, not by matrix: the matrices of one kernel tensor (its experts) differ
 // only in the checkpoint tensor, the first element in it, and the place in the arena.
 
-import { DERIVED_FIELDS, OP_FIELDS, type Span } from "../../native/native.js";
+import { DERIVED_FIELDS, type Span } from "../../native/native.js";
 import { DTYPES } from "../contract/dtype.js";
 import { LayercastError } from "../contract/errors.js";
 import type { ArenaLayout, ArenaTensor, KernelTensor, Layout, Part, PartScales, PlanLayer } from "../contract/plan.js";
@@ -10,7 +10,7 @@ import { SCHEMES } from "../contract/recipe.js";
 import { type Cut, cutPart } from "./cut-part.js";
 import { matricesOf } from "./expert-placement.js";
 import { moduleOf } from "./modules.js";
-import type { DERIVED, OP } from "./program-tables.js";
+import { type DERIVED, OP, WIDTHS } from "./program-tables.js";
 import { type RowRange, type RowRanges, withoutRows } from "./row-ranges.js";
 
 /**
@@ -145,22 +145,19 @@ function wholeOp(
   out: ArenaTensor,
   scale: ArenaTensor | null,
 ): Float64Array {
-  const row: Record<keyof typeof OP, number> = {
-    scheme: SCHEMES[kernel.scheme].code,
-    outDtype: DTYPES[kernel.dtype].code,
-    roundDtype: kernel.roundTo === null ? -1 : DTYPES[kernel.roundTo].code,
-    rows: kernel.rows,
-    cols: kernel.cols,
-    outOffset: out.offset,
-    scaleOffset: scale?.offset ?? -1,
-    firstSlice: 0,
-    sliceCount: 0,
-    zeroRows: cuts.reduce((sum, cut) => sum + cut.zeroRows, 0),
-    zeroCols: cuts[0]?.zeroCols ?? 0,
-    constant: kernel.constant ?? Number.NaN,
-    mustBePositive: kernel.mustBePositive ? 1 : 0,
-  };
-  return Float64Array.from(OP_FIELDS, (field) => row[field]);
+  const op = new Float64Array(WIDTHS.ops); // field by field: of a large plan there are some 30,000
+  op[OP.scheme] = SCHEMES[kernel.scheme].code;
+  op[OP.outDtype] = DTYPES[kernel.dtype].code;
+  op[OP.roundDtype] = kernel.roundTo === null ? -1 : DTYPES[kernel.roundTo].code;
+  op[OP.rows] = kernel.rows;
+  op[OP.cols] = kernel.cols;
+  op[OP.outOffset] = out.offset;
+  op[OP.scaleOffset] = scale?.offset ?? -1;
+  op[OP.zeroRows] = cuts.reduce((sum, cut) => sum + cut.zeroRows, 0);
+  op[OP.zeroCols] = cuts[0]?.zeroCols ?? 0;
+  op[OP.constant] = kernel.constant ?? Number.NaN;
+  op[OP.mustBePositive] = kernel.mustBePositive ? 1 : 0;
+  return op;
 }
 
 /** The matrices of a kernel tensor that the rank holds: `count` of them from `first`. */

@@ -29,9 +29,11 @@ export function resolveOnce(
 
 /** Each op of a layer, in order. */
 export function wholeMatrices({ kernels }: Geometry): Write[] {
-  return kernels.flatMap((geometry) =>
-    Array.from({ length: geometry.count }, (_, matrix) => ({ geometry, matrix, from: 0, to: geometry.rows })),
-  );
+  const writes: Write[] = [];
+  for (const geometry of kernels)
+    for (let matrix = 0; matrix < geometry.count; matrix++)
+      writes.push({ geometry, matrix, from: 0, to: geometry.rows });
+  return writes;
 }
 
 /** A checkpoint on disk has each window in one piece. Only the files that are asked for become the program's. */
