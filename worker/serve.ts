@@ -14,7 +14,7 @@ export interface RankHost {
   every(ms: number, call: () => void): () => void;
   delay(ms: number): Promise<void>;
   /** The fleet's messages, as good as they come. */
-  onMessage(heed: (message: FleetMessage) => void): Promise<void>;
+  onMessage(handle: (message: FleetMessage) => void): Promise<void>;
   /** The process must end. */
   onFatal(reason: string): void;
 }
@@ -39,7 +39,7 @@ export async function serve(
     });
   });
   await onMessage((message) => {
-    onFleetMessage(rank, message).catch(warn("heeding a message failed; jobs will do what it asked for"));
+    onFleetMessage(rank, message).catch(warn("handling a message failed; jobs will do what it asked for"));
   });
   await catchUp(rank);
   return stop;

@@ -94,7 +94,7 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const stopBeating = await serve(rank, options.takeOver === "rank", {
     every: everyMs,
     delay,
-    onMessage: (heed) => listen(subscriber, heed),
+    onMessage: (handle) => listen(subscriber, handle),
     onFatal,
   });
   const stopServing = await serveExports(rank, redis, subscriber);
@@ -215,10 +215,10 @@ async function tellWarning(store: FleetStore, fleet: string, { reload, epoch }: 
   await store.transact(fleet, (draft) => warn(draft, reload, epoch, warning));
 }
 
-async function listen(subscriber: Redis, heed: (message: FleetMessage) => void): Promise<void> {
+async function listen(subscriber: Redis, handle: (message: FleetMessage) => void): Promise<void> {
   subscriber.on("message", (channel: string, text: string) => {
     const message = channel === CHANNELS.fleet ? parseFleetMessage(text) : null;
-    if (message !== null) heed(message);
+    if (message !== null) handle(message);
   });
   await subscriber.subscribe(CHANNELS.fleet);
 }

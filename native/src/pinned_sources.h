@@ -44,7 +44,7 @@ class PinnedSources {
   PinnedSources(const Backend& backend, Device* device) : backend_(backend), device_(device) {}
 
   /// These files are pinned from now on, as many of them as `limit_bytes` allow, and no others; one whose pages are not the
-  /// file's any more is pinned anew. Returns the bytes that are pinned. What is in use is given up by its last user.
+  /// file's any more is pinned again. Returns the bytes that are pinned. What is in use is given up by its last user.
   uint64_t keep(std::span<const ProgramFile> files, uint64_t limit_bytes);
 
   /// Null: not pinned.

@@ -5,7 +5,7 @@ import { countOf } from "../contract/count-of.js";
 import { ERRORS, type ErrorCode, LayercastError } from "../contract/errors.js";
 import { chunksOf, type Limit, readText, startLimit } from "./read-answer.js";
 
-/** Bytes that are sent as they are made; each try makes them anew. */
+/** Bytes that are sent as they are made; each try makes them again. */
 export interface StreamedBody {
   sizeBytes: number;
   chunks(): AsyncIterable<Uint8Array>;

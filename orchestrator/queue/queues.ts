@@ -41,7 +41,7 @@ export interface ReloadWork {
 
 export interface Queues {
   addControl(job: ControlJob, enqueueing: number): Promise<void>;
-  /** The whole flow; or, when only some ranks must begin anew, their part of it without the `decide` at its top. */
+  /** The whole flow; or, when only some ranks must begin again, their part of it without the `decide` at its top. */
   addFlow(work: ReloadWork, withDecide: boolean): Promise<void>;
   /** A push's buckets for one rank: plain jobs, which nothing waits for. */
   addBuckets(

@@ -28,7 +28,7 @@ export interface DriverHost {
   /** Calls again and again, until the returned function is called. */
   every(ms: number, call: () => void): () => void;
   /** The fleets' messages, as good as they come. */
-  onFleetChanged(heed: (message: FleetMessage) => void): void;
+  onFleetChanged(handle: (message: FleetMessage) => void): void;
   /** Part of each sweep. */
   trim(): Promise<void>;
 }
@@ -126,7 +126,7 @@ async function driveOnce(
   return state;
 }
 
-/** Ranks that registered anew are sent what there is with the sweep; what is new, by who accepts it. */
+/** Ranks that registered again are sent what there is with the sweep; what is new, by who accepts it. */
 function opensPush(entered: ReloadRecord[]): boolean {
   return entered.some(({ push, state }) => push && state === "loading");
 }

@@ -7,9 +7,11 @@ import { describe, expect, it } from "vitest";
 import { buildProgram } from "../../orchestrator/cli/program.js";
 
 const ROOT = resolve(import.meta.dirname, "../..");
-const PAGES = ["README.md", ...readdirSync(join(ROOT, "docs")).map((name) => join("docs", name))].filter((name) =>
-  name.endsWith(".md"),
-);
+const PAGES = [
+  "README.md",
+  "CONTRIBUTING.md",
+  ...readdirSync(join(ROOT, "docs")).map((name) => join("docs", name)),
+].filter((name) => name.endsWith(".md"));
 const OWN_PATH = /^(?:orchestrator|worker|native|deploy|docs|test)\/[\w./-]+$/;
 const FUNCTION = /^([A-Za-z_]\w*)\(\)$/;
 

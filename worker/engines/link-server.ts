@@ -111,7 +111,7 @@ function serveLink(
   }
 
   /** Why this line ends the connection; null: it does not. */
-  function heed(line: string): string | null {
+  function handle(line: string): string | null {
     const message = parseEngineMessage(line);
     if (message === null) return `has sent what is no message: ${line.slice(0, 100)}`;
     if ((message.kind === "hello") === isKnown) return isKnown ? "has said hello twice" : "has not said hello first";
@@ -125,7 +125,7 @@ function serveLink(
     const lines = read(chunk);
     if (lines === null) giveUp(`has sent a line of more than ${MAX_LINE_BYTES} bytes`);
     for (const line of lines ?? []) {
-      const why = isOver ? null : heed(line);
+      const why = isOver ? null : handle(line);
       if (why !== null) giveUp(why);
     }
   });

@@ -79,7 +79,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
   /** The swap for which cores are to stand still: one that calls meanwhile is told too. */
   let open: { epoch: number; reload: string } | null = null;
 
-  const links = await options.openLinks({ onMessage: heed, onEnd });
+  const links = await options.openLinks({ onMessage: handle, onEnd });
   const gate = openRunLock({
     ...{ core, path: lockPath, clock },
     links: {
@@ -95,7 +95,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     },
   });
 
-  function heed(link: LinkId, message: EngineMessage): void {
+  function handle(link: LinkId, message: EngineMessage): void {
     if (message.kind === "hello") greet(link, message.hello);
     else if (message.kind === "ready") engines = becameReady(engines, link);
     else if (message.kind === "running") engines = ranAgain(engines, link, message.running);

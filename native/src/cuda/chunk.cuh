@@ -92,7 +92,7 @@ __device__ __forceinline__ Raw<kSource> load(const Row& row, const Chunk& chunk)
 /// Makes the compiler convert a chunk again where it is used again: registers that hold it as it lies in the tile are
 /// fewer than those that would hold its values.
 template <DType kSource>
-__device__ __forceinline__ Raw<kSource> anew(const Raw<kSource>& raw) {
+__device__ __forceinline__ Raw<kSource> again(const Raw<kSource>& raw) {
   Raw<kSource> same = raw;
 #pragma unroll
   for (uint32_t i = 0; i < same.kWords; i++) asm volatile("" : "+r"(same.words[i]));

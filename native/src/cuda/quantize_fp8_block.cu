@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
   uint64_t digest = threadIdx.x == 0 ? put_scale(job, blockIdx.y * job.band_scales + blockIdx.x, scale) : 0;
 #pragma unroll
   for (uint32_t pass = 0; pass < kPasses; pass++) {
-    const Values values = values_of<kSource>(anew(kept[pass]), job.round);
+    const Values values = values_of<kSource>(again(kept[pass]), job.round);
     digest += put(job, chunk_of(row_in(pass), index), encode(values, seen.finite, scaled).words);
   }
   add_digest(digest, digest_part(job));

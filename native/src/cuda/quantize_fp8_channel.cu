@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kMostThreads) put_kernel(const TileJob job) {
   const Divided scaled(scale);
   uint64_t digest = threadIdx.x == 0 ? put_scale(job, blockIdx.x, scale) : 0;
   const auto write = [&](uint32_t index, const Raw<kSource>& raw) {
-    const Values values = values_of<kSource>(anew(raw), job.round);
+    const Values values = values_of<kSource>(again(raw), job.round);
     digest += put(job, chunk_of(row, index), encode(values, seen.finite, scaled).words);
   };
 #pragma unroll

@@ -135,7 +135,7 @@ async function dropPassed({ sessions, spool }: DriveDeps, { id }: ReloadRecord, 
   }
 }
 
-/** A rank that has come anew needs what nobody keeps. */
+/** A rank that has registered again needs what nobody keeps. */
 async function wantLost({ sessions }: DriveDeps, { id }: ReloadRecord, takers: Taker[]): Promise<void> {
   for (const sequence of await sessions.lost(id, takers)) await sessions.want(id, sequence);
 }

@@ -82,7 +82,7 @@ function startProcess(roots: readonly string[]): ChildProcess {
   const program = fileURLToPath(new URL("./source-process.js", import.meta.url));
   const faults = process.env.LAYERCAST_FAULTS;
   return fork(program, [JSON.stringify(roots)], {
-    // It needs neither the token nor Redis, and a Ctrl-C on the terminal is its orchestrator's to heed.
+    // It needs neither the token nor Redis, and a Ctrl-C on the terminal is its orchestrator's to handle.
     env: faults === undefined ? {} : { LAYERCAST_FAULTS: faults },
     execArgv: [],
     detached: true,
