@@ -245,7 +245,7 @@ async function readStored(
   { source }: StoredRequest,
   reload: string,
 ): Promise<Checkpoint> {
-  if (source === null) throw new LayercastError("internal", `reload ${reload} is to be planned, and has no source`);
+  if (!source) throw new LayercastError("internal", `reload ${reload} is to be planned, and has no source`);
   return kindOf(source).readStored({ redis, sources }, source, reload);
 }
 

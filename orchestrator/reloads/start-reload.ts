@@ -27,7 +27,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
   if (!isRollback) await requireLayout(deps, known.state, plan, request);
   refuseUnderEngines(known.state, record, plan.layoutDigest);
   await deps.plans.save(reload, plan);
-  if (request.source !== null) await kindOf(request.source).start(deps, request.source, reload);
+  if (request.source) await kindOf(request.source).start(deps, request.source, reload);
   await faultPoint("orchestrator.planned");
   const { state } = await deps.store.transact(fleet, (draft, { now }) => {
     for (const warning of isRollback ? [] : plan.warnings) warn(draft, reload, epoch, warning);

@@ -60,7 +60,7 @@ export function viewReload(
     pending_reason: fleet === null ? null : pendingReason(record, fleet.state, fleet.context),
     superseded_by: record.supersededBy,
     recipe: request.recipe.scheme,
-    source: request.source === null ? null : kindOf(request.source).shown(request.source),
+    source: request.source ? kindOf(request.source).shown(request.source) : null,
     push,
     progress: {
       layers_done: layers.reduce((sum, layer) => sum + layer.ranks_done, 0),
