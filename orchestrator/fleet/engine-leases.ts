@@ -4,7 +4,15 @@
 import type { EngineLease, EngineReport } from "../contract/engines.js";
 import { LayercastError } from "../contract/errors.js";
 import type { RankKey } from "../contract/jobs.js";
-import { activeReload, expectedRanks, type FleetState, isLive, type RankState, type ReloadRecord } from "./state.js";
+import {
+  activeReload,
+  expectedRanks,
+  type FleetState,
+  isLive,
+  type RankState,
+  type ReloadRecord,
+  ranksOfReplica,
+} from "./state.js";
 
 /** A rank's worker says which engines it has. Those that wait are let in, if nothing is in the way; the answer says which are. */
 export function reportEngines(
@@ -27,7 +35,10 @@ export function reportEngines(
   return rank.engines;
 }
 
-/** Why no engine may begin to use this rank's arena now; null: it may. */
+/**
+ * Why no engine may begin to use this rank's arena now; null: it may. An engine needs all ranks of its replica: one that were let in by
+ * some of them would wait for the others, and a commit that these others need would wait for it.
+ */
 export function whyNotAttach(state: FleetState, rank: RankState): string | null {
   const { committed } = state;
   const active = activeReload(state);
@@ -35,7 +46,11 @@ export function whyNotAttach(state: FleetState, rank: RankState): string | null 
   if (active?.inPlace && active.state !== "planning") return `reload ${active.id} is writing in place`;
   if (state.torn) return "the fleet's ranks hold different weights until the next commit";
   if (committed === null) return "the fleet holds no weights yet";
-  if (!isLive(rank, committed)) return `rank ${rank.key} does not hold weight version ${committed.weightVersion} yet`;
+  const behind = ranksOfReplica(state, rank.replica).find((key) => {
+    const other = state.ranks[key];
+    return other === undefined || !isLive(other, committed);
+  });
+  if (behind !== undefined) return `rank ${behind} does not hold weight version ${committed.weightVersion} yet`;
   if (active !== null && (active.layoutDigest ?? committed.layoutDigest) !== committed.layoutDigest)
     return `reload ${active.id} brings another layout`;
   return null;

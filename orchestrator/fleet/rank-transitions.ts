@@ -1,6 +1,7 @@
 // What a rank tells its fleet: that it is there, what its arena shows, that it leaves.
 
 import { countOf } from "../contract/count-of.js";
+import type { EngineLease } from "../contract/engines.js";
 import { type ErrorReport, LayercastError } from "../contract/errors.js";
 import { type RankKey, rankQueue } from "../contract/jobs.js";
 import { overtake, signal } from "./reload-transitions.js";
@@ -16,7 +17,9 @@ import {
   type Topology,
 } from "./state.js";
 
-export type Registration = Omit<RankState, "redisRunId"> & {
+export type Registration = Omit<RankState, "redisRunId" | "engines"> & {
+  /** As this incarnation has told last; null: nothing yet. */
+  engines: EngineLease[] | null;
   replicas: number;
   tensorParallelSize: number;
   expertParallel: boolean;
@@ -32,7 +35,7 @@ export type Registration = Omit<RankState, "redisRunId"> & {
  * Throws `invalid_request` where a living worker has the rank and its arena elsewhere (P9).
  */
 export function register(state: FleetState, registration: Registration, context: Context): void {
-  const { replicas, tensorParallelSize, expertParallel, highestEpoch, takeOver, ...rank } = registration;
+  const { replicas, tensorParallelSize, expertParallel, highestEpoch, takeOver, engines: told, ...rank } = registration;
   refuseOutside(registration);
   const living = livingElsewhere(state, registration, context);
   if (living !== null && !takeOver) throw isHeld(state, living);
@@ -42,8 +45,9 @@ export function register(state: FleetState, registration: Registration, context:
   if (before !== undefined && isNew) retire(state, before);
   if (before !== undefined && before.redisRunId !== context.redisRunId) askAgain(state, rank.key);
   if (isNew && state.drained[rank.replica] === "out") state.drained[rank.replica] = "joining";
-  // Engines outlive their rank's worker: they are attached until its successor has seen who calls it again.
-  const engines = before !== undefined && isNew ? before.engines : rank.engines;
+  // Engines outlive their rank's worker: they are attached until its successor has told which of them call it again. What that has
+  // told holds, also where a life of Redis without its last writes still has the worker before (P14).
+  const engines = told ?? before?.engines;
   state.ranks[rank.key] = { ...rank, ...(engines && { engines }), redisRunId: context.redisRunId };
   if (rank.live.held !== null) recognize(state, rank.live, rank.live.held, context.now);
   state.epoch = Math.max(state.epoch, highestEpoch);

@@ -27,6 +27,8 @@ DEFAULTS = ["--dtype", "bfloat16", "--skip-tokenizer-init", "--max-model-len", "
 
 def main() -> None:
     kind, model, *flags = sys.argv[1:]
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints, from its import on, is no part of the answer
     # Its processes inherit these.
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_SGL_KERNEL="0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -34,8 +36,6 @@ def main() -> None:
         # In this process, where the CPU's kernels can be kept from packing weights, as in an engine out of an arena.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         use_plain_kernels()
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what vLLM prints is no part of the answer
     started = time.monotonic()
     engine, version = make_engine(model, flags)
     if kind == "stock-exact":

@@ -1,10 +1,11 @@
 // P14: what a fleet with attached engines decides, and what it refuses.
 
 import { describe, expect, it } from "vitest";
-import type { EngineReport } from "../../orchestrator/contract/engines.js";
+import type { EngineLease, EngineReport } from "../../orchestrator/contract/engines.js";
 import { rankKey } from "../../orchestrator/contract/jobs.js";
 import { nextStep } from "../../orchestrator/fleet/advance.js";
 import { refuseUnderEngines, reportEngines, whyNotAttach } from "../../orchestrator/fleet/engine-leases.js";
+import { register } from "../../orchestrator/fleet/rank-transitions.js";
 import { beginLoading, fail, markEnqueued } from "../../orchestrator/fleet/reload-transitions.js";
 import type { RankState } from "../../orchestrator/fleet/state.js";
 import { pendingReason, viewAttachedEngines } from "../../orchestrator/reloads/view.js";
@@ -95,11 +96,43 @@ describe("an engine that waits is let in", () => {
     expect(whyNotAttach(lost.state, firstRank(lost))).toContain("rank 0/0 does not hold weight version a");
   });
 
+  it("not by one rank while another of its replica has lost its weights, which would wait for a commit that waits for the engine", () => {
+    const fleet = committed();
+    fleet.join(1, "1.2");
+    expect(tell(fleet, report("waiting"))).toEqual(["waiting"]);
+    expect(whyNotAttach(fleet.state, firstRank(fleet))).toContain("rank 0/1 does not hold weight version a");
+  });
+
   it("and nothing waits for one that waits", () => {
     const fleet = testFleet();
     tell(fleet, report("waiting"));
     fleet.commit("a");
     expect(fleet.state.committed?.weightVersion).toBe("a");
+  });
+});
+
+describe("the engines of a rank", () => {
+  const joinAgain = (fleet: TestFleet, incarnation: string, engines: EngineLease[] | null) => {
+    const { host, pid, device, arenaPath, controlPath, live } = firstRank(fleet);
+    const place = { key: rankKey(0, 0), replica: 0, rank: 0, host, pid, device, arenaPath, controlPath, live };
+    const topology = { replicas: 1, tensorParallelSize: 2, expertParallel: false };
+    const rest = { incarnation, engines, lock: "0/0", undo: null, trouble: null, highestEpoch: 1, takeOver: false };
+    fleet.apply((draft, context) => register(draft, { ...place, ...topology, ...rest }, context));
+    return firstRank(fleet).engines?.map(({ state }) => state);
+  };
+
+  it("are those that the worker before has told, until its successor has told any", () => {
+    const fleet = committed();
+    tell(fleet, report("ready"));
+    expect(joinAgain(fleet, "0.2", null)).toEqual(["ready"]);
+  });
+
+  it("are those that its worker has told last, also where Redis comes back with the worker before", () => {
+    const fleet = committed();
+    tell(fleet, report("starting"));
+    const ready = { ...report("ready"), state: "ready" as const, since: 0 };
+    expect(joinAgain(fleet, "0.2", [ready])).toEqual(["ready"]);
+    expect(joinAgain(fleet, "0.2", [])).toEqual([]);
   });
 });
 

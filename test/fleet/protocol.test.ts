@@ -465,6 +465,7 @@ function registration() {
     incarnation: "0.9",
     live,
     undo: null,
+    engines: null,
     ...place,
     ...claim,
     ...fleet,

@@ -85,6 +85,7 @@ export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
         tensorParallelSize,
         expertParallel: false,
         takeOver: false,
+        engines: null,
       };
       fleet.apply((draft, context) => register(draft, registration, context));
     },

@@ -129,7 +129,7 @@ describe("Redis in another life", () => {
     const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", lock: "0/0", trouble: null };
     const empty: LiveArena = { state: "empty", generation: 0, held: null };
     const rank = { key: "0/0" as const, replica: 0, rank: 0, incarnation: "0.2", live: empty, undo: null, ...place };
-    const alone = { replicas: 1, tensorParallelSize: 1, expertParallel: false };
+    const alone = { engines: null, replicas: 1, tensorParallelSize: 1, expertParallel: false };
     fleet.apply((draft, context) => register(draft, { ...rank, ...alone, highestEpoch: 7, takeOver: false }, context));
     fleet.submit("a");
     expect(fleet.active().epoch).toBe(8);

@@ -19,6 +19,7 @@ const PROTOCOL = "orchestrator/fleet";
 const RELOADS = `${PROTOCOL}/reload-transitions.ts`;
 const RANKS = `${PROTOCOL}/rank-transitions.ts`;
 const ENGINES = `${PROTOCOL}/engine-transitions.ts`;
+const LEASES = `${PROTOCOL}/engine-leases.ts`;
 const STATE = `${PROTOCOL}/state.ts`;
 const ADVANCE = `${PROTOCOL}/advance.ts`;
 const LEDGER = "worker/ledger.ts";
@@ -329,6 +330,24 @@ export const RULES: readonly Rule[] = [
     ],
     isSeldomMissed: true,
   },
+  seldom(
+    rule(
+      "P14",
+      "an engine is let in by all ranks of its replica, or by none",
+      LEASES,
+      "const behind = ranksOfReplica(state, rank.replica).find((key) => {",
+      "const behind = [rank.key].find((key) => {",
+    ),
+  ),
+  seldom(
+    rule(
+      "P14",
+      "what a worker has told of its engines holds, though Redis comes back with the worker before",
+      RANKS,
+      "const engines = told ?? before?.engines;",
+      "const engines = before !== undefined && isNew ? before.engines : (told ?? undefined);",
+    ),
+  ),
   rule(
     "drain",
     "a drained replica joins again when it holds what is committed",

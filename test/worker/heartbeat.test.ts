@@ -33,7 +33,7 @@ function openFleet() {
         liveState: () => ({ state: "empty", generation: 0, held: null }),
       },
       staging: { ledger: () => ({ highestEpoch: 0, staging: { kind: "closed" } }) },
-      engines: { leases: () => [] },
+      engines: { leases: () => null },
       catchingUp: null,
       showRegistered: () => {},
     }) as unknown as Rank;

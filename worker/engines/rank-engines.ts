@@ -36,8 +36,8 @@ import { type EngineGate, openRunLock } from "./run-lock.js";
 export const LOCK_NAME = "running.lock";
 
 export interface RankEngines extends EngineGate {
-  /** As the fleet was told last: a registration tells it again. */
-  leases(): EngineLease[];
+  /** As the fleet was told last, for a registration to tell again; null: it was told nothing yet. */
+  leases(): EngineLease[] | null;
   close(): void;
 }
 
@@ -200,7 +200,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
   const stopLooking = clock.every(LOOK_EVERY_MS, look);
   return {
     ...gate,
-    leases: () => leases,
+    leases: () => (told === null ? null : leases),
     close() {
       isClosed = true;
       stopLooking();

@@ -281,7 +281,7 @@ async function joinAnew({ store }: ReloadDeps, rank: number): Promise<void> {
   const key = RANKS[rank] ?? rankKey(0, rank);
   const incarnation = `${rank}.${randomUUID().slice(0, 8)}`;
   const place = { host: "h", pid: 1, device: "cpu", arenaPath: "", controlPath: "", trouble: null, undo: null };
-  const claim = { lock: key, takeOver: false };
+  const claim = { lock: key, takeOver: false, engines: null };
   const topology = { replicas: 1, tensorParallelSize: RANKS.length, expertParallel: false };
   const live = { state: "empty" as const, generation: 0, held: null };
   const registration = { key, replica: 0, rank, incarnation, live, highestEpoch: 0, ...place, ...topology, ...claim };

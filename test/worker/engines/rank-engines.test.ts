@@ -204,7 +204,7 @@ describe("what the fleet is told", () => {
     const before = fleet.state.ranks[KEY];
     const { redisRunId: _, ...registration } = { ...before, incarnation: "0.2" } as NonNullable<typeof before>;
     const place = { replicas: 1, tensorParallelSize: 1, expertParallel: false, highestEpoch: 1 };
-    fleet.apply((draft, context) => register(draft, { ...registration, engines: [], ...place } as never, context));
+    fleet.apply((draft, context) => register(draft, { ...registration, engines: null, ...place } as never, context));
     await openEngines("0.2");
     await lookNow();
     expect(states()).toEqual(["ready"]);
