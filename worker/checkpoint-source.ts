@@ -1,7 +1,7 @@
 // A checkpoint as a source: all rows are there at once, in files that stay. A layer job is a delivery of its layers' rows.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import { faultPoint } from "../orchestrator/host/fault-point.js";
 import type { ProgramSource } from "../orchestrator/program/make-program.js";
 import { matricesOfLayer } from "../orchestrator/program/rank-matrices.js";
@@ -28,7 +28,7 @@ export const checkpointSource: SourceKind = {
   closed() {},
 };
 
-function rowsInFiles({ source, allowNonFinite }: LoadedPlan): ProgramSource<CellWrite> {
+function rowsInFiles({ source, allowNonFinite }: ReloadPlan): ProgramSource<CellWrite> {
   return inCheckpoint(source, allowNonFinite);
 }
 
@@ -71,7 +71,7 @@ function rowsOfLayer({ cells }: Intake, layer: number): CellWrite[] {
   );
 }
 
-function namingLayer(error: unknown, plan: LoadedPlan, layer: number, rank: string): unknown {
+function namingLayer(error: unknown, plan: ReloadPlan, layer: number, rank: string): unknown {
   if (!(error instanceof LayercastError)) return error;
   const name = plan.layout.layers[layer]?.name ?? String(layer);
   return new LayercastError(

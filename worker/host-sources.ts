@@ -3,7 +3,7 @@
 import { requireUntouched, verifyFiles } from "../orchestrator/checkpoint/checkpoint-file.js";
 import { filesOnThisHost } from "../orchestrator/checkpoint/host-files.js";
 import type { CheckpointFile } from "../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import type { Owner } from "./ledger.js";
 import type { Sources } from "./rank.js";
 
@@ -14,12 +14,12 @@ const KEPT = 4;
 export function openSources(redisNow: () => Promise<number>, pin: (files: readonly CheckpointFile[]) => void): Sources {
   const seen = new Map<string, Promise<CheckpointFile[]>>();
 
-  async function look({ source, plannedAt }: LoadedPlan): Promise<CheckpointFile[]> {
+  async function look({ source, plannedAt }: ReloadPlan): Promise<CheckpointFile[]> {
     return filesOnThisHost(source.files, plannedAt === undefined ? null : (await redisNow()) - plannedAt);
   }
 
   /** Whoever comes meanwhile waits for the same look; one that failed is made again. */
-  function firstLook(owner: Owner, plan: LoadedPlan): Promise<CheckpointFile[]> {
+  function firstLook(owner: Owner, plan: ReloadPlan): Promise<CheckpointFile[]> {
     const key = nameOf(owner);
     const known = seen.get(key);
     if (known !== undefined) return known;

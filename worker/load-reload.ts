@@ -2,7 +2,7 @@
 // catching-up rank share.
 
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import { faultPoint } from "../orchestrator/host/fault-point.js";
 import { checkpointSource, loadLayers } from "./checkpoint-source.js";
 import { closeIntake } from "./intake/close-intake.js";
@@ -15,7 +15,7 @@ import { requireBase } from "./require-base.js";
 import type { SourceKind } from "./source-kind.js";
 
 /** One row a kind: what a new one needs on a rank is its file and a row here. */
-const KINDS: Record<LoadedPlan["kind"], SourceKind> = { safetensors: checkpointSource, push: bucketSource };
+const KINDS: Record<ReloadPlan["kind"], SourceKind> = { safetensors: checkpointSource, push: bucketSource };
 
 /** The swap is done. */
 export function noteLive(loading: Loading): void {

@@ -1,6 +1,6 @@
 // One reload's work on one rank, as whatever job or catching up is at it has it in hand.
 
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import type { ReloadRecord } from "../orchestrator/fleet/state.js";
 import type { Owner } from "./ledger.js";
 import type { RankPushes } from "./push/rank-pushes.js";
@@ -10,7 +10,7 @@ import type { RankStaging } from "./staging.js";
 
 export interface Loading {
   owner: Owner;
-  plan: LoadedPlan;
+  plan: ReloadPlan;
   mode: "staged" | "in_place";
   staging: RankStaging;
   sources: Sources;
@@ -20,7 +20,7 @@ export interface Loading {
   scope: string;
 }
 
-export function loadingOf(rank: Rank, record: Pick<ReloadRecord, "inPlace">, owner: Owner, plan: LoadedPlan): Loading {
+export function loadingOf(rank: Rank, record: Pick<ReloadRecord, "inPlace">, owner: Owner, plan: ReloadPlan): Loading {
   const mode = record.inPlace ? "in_place" : "staged";
   return {
     owner,

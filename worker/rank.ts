@@ -7,7 +7,7 @@ import type { RankKey } from "../orchestrator/contract/jobs.js";
 import type { CheckpointFile } from "../orchestrator/contract/plan.js";
 import type { EventStore } from "../orchestrator/fleet/event-store.js";
 import type { FleetSnapshot, FleetStore } from "../orchestrator/fleet/fleet-store.js";
-import type { LoadedPlan, PlanStore } from "../orchestrator/fleet/plan-store.js";
+import type { PlanStore, ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import { reportArena } from "../orchestrator/fleet/rank-transitions.js";
 import { expectedRanks, type FleetState, type Held } from "../orchestrator/fleet/state.js";
 import type { RankEngines } from "./engines/rank-engines.js";
@@ -20,13 +20,13 @@ import type { RankStaging } from "./staging.js";
 /** A plan's source files as this host sees them. Looking at them throws `source_changed` or `source_not_found`. */
 export interface Sources {
   /** The plan with its files as this host has them; those of the owner's first look, whoever asks again. */
-  onThisHost(owner: Owner, plan: LoadedPlan): Promise<LoadedPlan>;
+  onThisHost(owner: Owner, plan: ReloadPlan): Promise<ReloadPlan>;
   /** Before the first read, headers included. */
   verify(files: readonly CheckpointFile[]): Promise<void>;
   /** After the last read. */
   requireUntouched(files: readonly CheckpointFile[]): Promise<void>;
   /** Hears what the live bytes came from, whenever those have changed; null: from nothing that stays. */
-  becameLive(owner: Owner, plan: LoadedPlan | null): void;
+  becameLive(owner: Owner, plan: ReloadPlan | null): void;
 }
 
 export interface Rank {
@@ -64,7 +64,7 @@ export interface Rank {
   /** Redis has taken the registration, or a sign of life. */
   showRegistered(): void;
   /** The progress of the reload at hand; a new reload begins a new one. */
-  report(owner: Owner, plan: LoadedPlan): ProgressReport;
+  report(owner: Owner, plan: ReloadPlan): ProgressReport;
 }
 
 export async function readFleet({ store, fleet, pushes }: Rank): Promise<FleetSnapshot> {

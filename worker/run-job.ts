@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { type ErrorCode, LayercastError, reportError } from "../orchestrator/contract/errors.js";
 import type { ExportResult, RankJob } from "../orchestrator/contract/jobs.js";
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import { reportArena } from "../orchestrator/fleet/rank-transitions.js";
 import { fail, handInToken, heldBy } from "../orchestrator/fleet/reload-transitions.js";
 import { activeReload, type ReloadRecord } from "../orchestrator/fleet/state.js";
@@ -58,7 +58,7 @@ async function runLoad(
   job: ReloadJob,
   record: ReloadRecord,
   owner: Owner,
-  plan: LoadedPlan,
+  plan: ReloadPlan,
   attempt: number,
   isLast: boolean,
 ): Promise<void> {
@@ -137,7 +137,7 @@ function describeJob(job: ReloadJob): string {
 }
 
 /** The word to swap, as a job: it is never lost. */
-async function runSwap(rank: Rank, record: ReloadRecord, owner: Owner, plan: LoadedPlan): Promise<void> {
+async function runSwap(rank: Rank, record: ReloadRecord, owner: Owner, plan: ReloadPlan): Promise<void> {
   if (record.state !== "committing" || record.times.signalled === null) {
     throw new LayercastError("not_prepared", `reload ${record.id} is ${record.state}, and ranks may not swap yet`, {
       state: record.state,

@@ -3,7 +3,7 @@
 
 import type { Cancel, LayerReport, NativeCore, Span } from "../native/native.js";
 import { LayercastError } from "../orchestrator/contract/errors.js";
-import type { LoadedPlan } from "../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../orchestrator/fleet/plan-store.js";
 import { type Held, isLive } from "../orchestrator/fleet/state.js";
 import { faultDuring, faultPoint } from "../orchestrator/host/fault-point.js";
 import type { ResolvedProgram } from "../orchestrator/program/make-program.js";
@@ -33,11 +33,11 @@ import type { Destination, RankArena } from "./rank-arena.js";
 export interface RankStaging {
   ledger(): Ledger;
   /** Opens staging for the owner, with nothing in it, unless the owner has it; what another had there is gone. */
-  open(owner: Owner, plan: LoadedPlan, mode: "staged" | "in_place"): Promise<void>;
+  open(owner: Owner, plan: ReloadPlan, mode: "staged" | "in_place"): Promise<void>;
   /** What is in it, while it is open for the owner. Throws `not_prepared` when it is not. */
   intake(owner: Owner): Intake;
   /** Runs a program while staging is open for the owner. */
-  run(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport>;
+  run(owner: Owner, plan: ReloadPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport>;
   /** The rank barrier has fallen, and all is in: `digest` is of what was written to these spans (null: to all). */
   close(owner: Owner, digest: bigint, spans: Span[] | null): Promise<void>;
   /** Takes undo for prepared when it holds the owner's content. */
@@ -92,7 +92,7 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
     while (shut > 0) await gate;
   }
 
-  async function makeRoom(plan: LoadedPlan, mode: "staged" | "in_place"): Promise<Destination> {
+  async function makeRoom(plan: ReloadPlan, mode: "staged" | "in_place"): Promise<Destination> {
     const { layout, layoutDigest, stagingPlace } = plan;
     try {
       return await arena.makeDestination(layout, layoutDigest, mode, stagingPlace);
@@ -101,7 +101,7 @@ export function openStagingOwner({ core, arena, work, engines, rank, scope = "" 
     }
   }
 
-  async function write(owner: Owner, plan: LoadedPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport> {
+  async function write(owner: Owner, plan: ReloadPlan, resolved: ResolvedProgram, what: Work): Promise<LayerReport> {
     await gateOpen();
     requireOpen(ledger, owner);
     const { target, half } = requireDestination(destination);

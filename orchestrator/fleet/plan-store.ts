@@ -51,12 +51,12 @@ export interface StoredPlan extends Delivery {
 }
 
 /** What was skipped is for who asks for a plan; a reload's record is read too often to carry thousands of names. */
-export type LoadedPlan = Pick<Plan, "layout" | "source"> & Omit<StoredPlan, "format">;
+export type ReloadPlan = Pick<Plan, "layout" | "source"> & Omit<StoredPlan, "format">;
 
 export interface PlanStore {
-  save(reload: string, plan: LoadedPlan): Promise<void>;
+  save(reload: string, plan: ReloadPlan): Promise<void>;
   /** The plan that gives a content's bytes; `source_gone` when its record is no longer kept. */
-  load(content: string): Promise<LoadedPlan>;
+  load(content: string): Promise<ReloadPlan>;
   /** A layout by its mapping digest; the same one comes back each RL step. */
   mapping(digest: string): Promise<Layout | null>;
   /** The newest layout with that layout digest: its arena is that of every other. */
@@ -66,7 +66,7 @@ export interface PlanStore {
 export function openPlanStore(redis: Redis): PlanStore {
   // A plan never changes, and each of a reload's jobs asks for it.
   const layouts = keepLast<Layout>(4);
-  const plans = keepLast<LoadedPlan>(4);
+  const plans = keepLast<ReloadPlan>(4);
 
   async function mapping(digest: string): Promise<Layout | null> {
     const known = layouts.get(digest);

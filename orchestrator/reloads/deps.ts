@@ -3,7 +3,7 @@
 import type { Redis } from "ioredis";
 import type { Logger } from "pino";
 import type { FleetStore } from "../fleet/fleet-store.js";
-import type { LoadedPlan, PlanStore } from "../fleet/plan-store.js";
+import type { PlanStore, ReloadPlan } from "../fleet/plan-store.js";
 import type { RecordStore, StoredRequest } from "../fleet/record-store.js";
 import type { PushSessionStore } from "../fleet/session-store.js";
 import type { FleetState } from "../fleet/state.js";
@@ -26,7 +26,7 @@ export interface DriveDeps {
   queues: Pick<Queues, "addControl" | "addFlow" | "addSwaps" | "addBuckets" | "removeQueue">;
   plans: PlanStore;
   records: RecordStore;
-  makePlan(request: StoredRequest, state: FleetState, reload: string): Promise<LoadedPlan>;
+  makePlan(request: StoredRequest, state: FleetState, reload: string): Promise<ReloadPlan>;
   disk: Disk;
   callEngines: CallEngines;
   sessions: PushSessionStore;

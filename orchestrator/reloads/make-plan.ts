@@ -6,7 +6,7 @@ import type { Held } from "../contract/jobs.js";
 import type { Plan } from "../contract/plan.js";
 import type { PushSettings } from "../contract/push.js";
 import type { PlanRequest } from "../contract/reload.js";
-import type { Delivery, LoadedPlan } from "../fleet/plan-store.js";
+import type { Delivery, ReloadPlan } from "../fleet/plan-store.js";
 import type { StoredRequest } from "../fleet/record-store.js";
 import { type FleetState, isExpertParallel } from "../fleet/state.js";
 import { checkPlan } from "../planner/check/check-plan.js";
@@ -18,7 +18,7 @@ export function makePlan(
   request: StoredRequest,
   state: Pick<FleetState, "topology" | "ranks" | "committed">,
   { table, config }: Checkpoint,
-): LoadedPlan {
+): ReloadPlan {
   const plan = planReload({
     table,
     config,
@@ -44,7 +44,7 @@ export function makePlan(
   };
 }
 
-type Delivered = Delivery & Pick<LoadedPlan, "layerJobs">;
+type Delivered = Delivery & Pick<ReloadPlan, "layerJobs">;
 
 /** Whole files wait in no buffers, and stay. */
 function inLayers(plan: Plan, { policy }: StoredRequest, state: Pick<FleetState, "ranks">): Delivered {

@@ -3,7 +3,7 @@
 
 import { LayercastError } from "../contract/errors.js";
 import { refuseUnderEngines } from "../fleet/engine-leases.js";
-import type { LoadedPlan } from "../fleet/plan-store.js";
+import type { ReloadPlan } from "../fleet/plan-store.js";
 import type { StoredRequest } from "../fleet/record-store.js";
 import { beginLoading, warn } from "../fleet/reload-transitions.js";
 import { activeReload, type FleetState } from "../fleet/state.js";
@@ -40,7 +40,7 @@ export async function startReload(deps: DriveDeps, fleet: string, reload: string
 async function requireLayout(
   { plans }: DriveDeps,
   state: FleetState,
-  plan: LoadedPlan,
+  plan: ReloadPlan,
   { install }: StoredRequest,
 ): Promise<void> {
   if (install.allow_new_layout) return;

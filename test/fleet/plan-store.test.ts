@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { KEYS } from "../../orchestrator/contract/jobs.js";
 import { PLAN_FORMAT } from "../../orchestrator/contract/plan.js";
 import { openFleetStore } from "../../orchestrator/fleet/fleet-store.js";
-import { type LoadedPlan, openPlanStore } from "../../orchestrator/fleet/plan-store.js";
+import { openPlanStore, type ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 import { planReload } from "../../orchestrator/planner/plan-reload.js";
 import { trimLayouts } from "../../orchestrator/reloads/trim-layouts.js";
 import { LLAMA, shapesOf, synthesize } from "../planner/synthetic-checkpoint.js";
@@ -23,7 +23,7 @@ const { layout, layoutDigest, mappingDigest, source, sourceDigest } = planReload
   ...{ table, config, ...ranks },
   ...{ scheme: "fp8-channel", ignore: [], dtype: "auto" },
 });
-const plan: LoadedPlan = {
+const plan: ReloadPlan = {
   ...{ layout, layoutDigest, mappingDigest, source, sourceDigest },
   ...{ layerJobs: [[0], [1, 2]], allowNonFinite: false, stagingPlace: "auto", retry: { attempts: 1, backoffMs: 0 } },
   ...{ kind: "safetensors", base: null, limits: { maxBufferBytes: null, warnBufferBytes: 0 }, retainExport: false },

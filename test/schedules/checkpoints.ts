@@ -3,7 +3,7 @@
 
 import type { RetryPolicy } from "../../orchestrator/contract/jobs.js";
 import type { KernelTensor, Layout } from "../../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 
 /** 256 bytes of F32. */
 const COLS = 64;
@@ -64,7 +64,7 @@ export function planOf(
   tensorParallelSize: number,
   layersPerJob: number,
   retry: RetryPolicy,
-): LoadedPlan {
+): ReloadPlan {
   const layers = layoutName === "small" ? 3 : 4;
   const layout = layoutOf(layers, tensorParallelSize);
   const tensors = layout.checkpointTensors.length;

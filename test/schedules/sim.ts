@@ -7,7 +7,7 @@ import { CHANNELS, type RankKey } from "../../orchestrator/contract/jobs.js";
 import type { FleetAccess, FleetStore } from "../../orchestrator/fleet/fleet-store.js";
 import { createFleetStore } from "../../orchestrator/fleet/fleet-store.js";
 import type { FleetWrite } from "../../orchestrator/fleet/fleet-write.js";
-import type { LoadedPlan, PlanStore } from "../../orchestrator/fleet/plan-store.js";
+import type { PlanStore, ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 import type { FleetState, ReloadRecord } from "../../orchestrator/fleet/state.js";
 import type { AttachedEngine, Door } from "./doors.js";
 import type { Disk } from "./memory-core.js";
@@ -61,9 +61,9 @@ export interface Sim {
   contents: Contents;
   jobs: Jobs;
   /** Plans are never changed; they are lost with Redis all the same. */
-  plans: Map<string, LoadedPlan>;
+  plans: Map<string, ReloadPlan>;
   redisRunId: string;
-  onDisk: { contents: Contents; jobs: Jobs; plans: Map<string, LoadedPlan> };
+  onDisk: { contents: Contents; jobs: Jobs; plans: Map<string, ReloadPlan> };
   subscribers: Map<Process, (message: FleetMessage) => void>;
   /** What is on its way; it outlives who sent it. */
   network: Process;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { describeFile } from "../../orchestrator/checkpoint/checkpoint-file.js";
 import type { CheckpointFile } from "../../orchestrator/contract/plan.js";
-import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 import { openSources } from "../../worker/host-sources.js";
 import { buildSafetensors } from "../checkpoint/build-safetensors.js";
 import { expectLayercastRejection } from "../checkpoint/expect-error.js";
@@ -30,9 +30,9 @@ beforeEach(async () => {
 afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 /** Of a copy on another host; `ageMs` before now. */
-function planned(ageMs: number): LoadedPlan {
+function planned(ageMs: number): ReloadPlan {
   const files = [{ ...here, inode: "7", mtimeNs: "1" }];
-  return { source: { files }, plannedAt: NOW - ageMs, kind: "safetensors" } as unknown as LoadedPlan;
+  return { source: { files }, plannedAt: NOW - ageMs, kind: "safetensors" } as unknown as ReloadPlan;
 }
 
 it("a reload's files are those of its first look, and a change after that is found", async () => {

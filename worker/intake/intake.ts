@@ -2,7 +2,7 @@
 // them. A source only finds rows; that they are written, counted, and complete at the end is the same for every kind.
 
 import type { Buffers, NativeCore, Span } from "../../native/native.js";
-import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 import { makeProgram, type ProgramSource, type ResolvedProgram } from "../../orchestrator/program/make-program.js";
 import type { DerivedGeometry } from "../../orchestrator/program/rank-geometry.js";
 import type { RankMatrices } from "../../orchestrator/program/rank-matrices.js";
@@ -13,7 +13,7 @@ import { type Cells, type CellWrite, newCells, noteStreamed, noteWritten } from 
 
 export interface Intake {
   readonly owner: Owner;
-  readonly plan: LoadedPlan;
+  readonly plan: ReloadPlan;
   readonly cells: Cells;
   /** Of everything written so far. */
   digest: bigint;
@@ -41,14 +41,14 @@ export interface IntakeDeps {
   /** Runs a program while staging is open for the owner. */
   run(
     owner: Owner,
-    plan: LoadedPlan,
+    plan: ReloadPlan,
     resolved: ResolvedProgram,
     what: { name: string; phase: "layer" | "finalize" },
   ): ReturnType<NativeCore["runLayer"]>;
   report: Pick<ProgressReport, "layerWritten" | "layerComplete">;
 }
 
-export function openIntake(owner: Owner, plan: LoadedPlan, matrices: RankMatrices): Intake {
+export function openIntake(owner: Owner, plan: ReloadPlan, matrices: RankMatrices): Intake {
   const shapes = plan.layout.checkpointTensors.map(({ shape }) => shape);
   return {
     owner,

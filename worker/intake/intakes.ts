@@ -1,7 +1,7 @@
 // The one intake that staging is open for, and what of a layout it is opened with.
 
 import type { NativeCore } from "../../native/native.js";
-import type { LoadedPlan } from "../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../orchestrator/fleet/plan-store.js";
 import { layoutArena } from "../../orchestrator/program/arena-layout.js";
 import { matricesOfRank, type RankMatrices } from "../../orchestrator/program/rank-matrices.js";
 import type { Owner } from "../ledger.js";
@@ -10,7 +10,7 @@ import { type Intake, openIntake } from "./intake.js";
 export interface Intakes {
   current(owner: Owner): Intake | null;
   /** A new one with nothing in it; what was there is dropped. */
-  open(owner: Owner, plan: LoadedPlan): void;
+  open(owner: Owner, plan: ReloadPlan): void;
   /** Gives its buffers back, and forgets it. */
   drop(): void;
 }
@@ -19,7 +19,7 @@ export function keepIntakes(core: Pick<NativeCore, "closeBuffers">, rank: number
   let intake: Intake | null = null;
   let known: { mappingDigest: string; matrices: RankMatrices } | null = null;
 
-  function matricesOf({ layout, mappingDigest }: LoadedPlan): RankMatrices {
+  function matricesOf({ layout, mappingDigest }: ReloadPlan): RankMatrices {
     if (known?.mappingDigest !== mappingDigest) {
       known = { mappingDigest, matrices: matricesOfRank(layout, layoutArena(layout, rank), rank) };
     }

@@ -8,7 +8,7 @@ import { readCheckpointTable } from "../../../orchestrator/checkpoint/checkpoint
 import type { Layout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
 import type { Recipe } from "../../../orchestrator/contract/recipe.js";
-import type { LoadedPlan } from "../../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../../orchestrator/fleet/plan-store.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
 import { layoutArena } from "../../../orchestrator/program/arena-layout.js";
 import { OP } from "../../../orchestrator/program/program-tables.js";
@@ -53,7 +53,7 @@ interface TakingRank {
 async function takingRank(of: RankCase): Promise<TakingRank> {
   const { layout, layoutDigest, mappingDigest, source, sourceDigest } = await planOf(of);
   const { rank = 0 } = of;
-  const plan: LoadedPlan = {
+  const plan: ReloadPlan = {
     ...{
       layout,
       layoutDigest,

@@ -8,7 +8,7 @@ import { COPY_FIELDS } from "../../../native/native.js";
 import { DTYPES, type SourceDType, type StoredDType } from "../../../orchestrator/contract/dtype.js";
 import type { ArenaLayout, Plan } from "../../../orchestrator/contract/plan.js";
 import type { Bucket, BucketPiece } from "../../../orchestrator/contract/push.js";
-import type { LoadedPlan } from "../../../orchestrator/fleet/plan-store.js";
+import type { ReloadPlan } from "../../../orchestrator/fleet/plan-store.js";
 import { planReload } from "../../../orchestrator/planner/plan-reload.js";
 import { layoutArena } from "../../../orchestrator/program/arena-layout.js";
 import { matricesOfRank, type RankMatrices } from "../../../orchestrator/program/rank-matrices.js";
@@ -91,7 +91,7 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
   } as unknown as BucketDeps;
   const matrices = matricesOfRank(plan.layout, arena, rank);
   if (rowsTogether !== null) groupRows(matrices, rowsTogether);
-  const loaded = { ...plan, allowNonFinite: false, ...PUSH } as unknown as LoadedPlan;
+  const loaded = { ...plan, allowNonFinite: false, ...PUSH } as unknown as ReloadPlan;
   const intake: Intake = openIntake(OWNER, loaded, matrices);
   let spans: unknown = "not closed";
   const staging = {
