@@ -16,6 +16,8 @@ const LOOK_EVERY_MS = 20;
 const CALL_AGAIN_MS = 500;
 /** Loading, profiling, capturing graphs: nobody can stop it then. */
 const STARTS_WITHIN_MS = 3_000;
+/** An engine that is not let in by all its ranks ends: else a commit that these ranks need would wait for it, and it for the commit. */
+const WAITS_MS = 30_000;
 
 /** A worker's end of all links. They end with it, and with the engine. */
 export function openDoor(
@@ -184,7 +186,11 @@ export function startAttachedEngine(sim: Sim, replica: number, life: number): At
         if (isReady && seat.lines.core === null) open(seat, "core");
       }
     });
-    while (!seats.every(({ isWelcome }) => isWelcome)) await sleep(LOOK_EVERY_MS);
+    const waitsUntil = world.now + WAITS_MS;
+    while (!seats.every(({ isWelcome }) => isWelcome)) {
+      if (world.now >= waitsUntil) return world.kill(process);
+      await sleep(LOOK_EVERY_MS);
+    }
     engine.isStarting = true;
     const readyAt = world.now + random.between(0, STARTS_WITHIN_MS);
     for (;;) {

@@ -106,10 +106,10 @@ async function untilQuiet(sim: Sim, sleep: Sleep): Promise<void> {
   for (let wait = 0; wait < 200 && !isQuiet(sim); wait++) await sleep(1_000);
 }
 
-/** Another layout than the one that they compute with is refused under attached engines. */
+/** Under attached engines another layout than that of the arenas is refused, whatever Redis remembers of what is committed. */
 function goodLayout(sim: Sim): LayoutName {
-  const isLarge = sim.options.attached && fleetOf(sim)?.committed?.layoutDigest === "large";
-  return isLarge ? "large" : "small";
+  const standing = Object.values(fleetOf(sim)?.ranks ?? {}).map(({ live }) => live.held?.layoutDigest);
+  return sim.options.attached && standing.includes("large") ? "large" : "small";
 }
 
 /** Nobody stays still for ever: with nothing in their way, attached engines compute within 30 s. */
