@@ -240,7 +240,7 @@ Made random_program(const std::string& path, uint32_t seed) {
 }  // namespace
 
 LAW("random programs of transposed and mixed slices, codes and what is derived make the reference's bytes, and touch no other") {
-  for (uint32_t seed = 0; seed < (deep() ? 400u : 150u); seed++) {
+  for (uint32_t seed = 0; seed < (deep() ? 400u : 100u); seed++) {
     TemporaryDirectory directory;
     const Made made = random_program(directory / "file", seed);
     const ByteVector file = read_file(directory / "file");
