@@ -7,7 +7,7 @@ import type { ProgramSource } from "../orchestrator/program/make-program.js";
 import { matricesOfLayer } from "../orchestrator/program/rank-matrices.js";
 import { inCheckpoint } from "../orchestrator/program/resolve.js";
 import { type CellWrite, cellWrite, unwrittenRows } from "./intake/cells.js";
-import { type Intake, writeLayerRows } from "./intake/intake.js";
+import { type Intake, LAYERS_AT_ONCE, writeLayerRows } from "./intake/intake.js";
 import type { Loading } from "./loading.js";
 import { someAtOnce } from "./some-at-once.js";
 import type { SourceKind } from "./source-kind.js";
@@ -31,9 +31,6 @@ export const checkpointSource: SourceKind = {
 function rowsInFiles({ source, allowNonFinite }: ReloadPlan): ProgramSource<CellWrite> {
   return inCheckpoint(source, allowNonFinite);
 }
-
-/** So many layers of a job are with the core at once, so that it does not idle between them. */
-const LAYERS_AT_ONCE = 2;
 
 /** Stages those of the layers that are not there yet. Settles when no work of this call is in flight. */
 export async function loadLayers(loading: Loading, intake: Intake, layers: readonly number[]): Promise<void> {

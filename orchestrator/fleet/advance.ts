@@ -19,9 +19,9 @@ import {
   type EngineStop,
   expectedRanks,
   type FleetState,
-  isLive,
   missingRanks,
   type ReloadRecord,
+  shows,
 } from "./state.js";
 import { mendTorn, whyTorn } from "./torn-fleet.js";
 
@@ -49,10 +49,7 @@ export function whyNotRoutable(state: FleetState, context: Context): string | nu
   if (committed === null) return "no weights are committed";
   const missing = missingRanks(state, context);
   if (missing.length > 0) return `waiting for ranks ${missing.join(", ")} (replica/rank)`;
-  const behind = expectedRanks(state).filter((key) => {
-    const rank = state.ranks[key];
-    return rank === undefined || !isLive(rank, committed);
-  });
+  const behind = expectedRanks(state).filter((key) => !shows(state, key, committed));
   if (behind.length === 0) return null;
   for (const key of behind) {
     const trouble = state.ranks[key]?.trouble ?? null;

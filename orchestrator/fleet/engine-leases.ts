@@ -8,10 +8,10 @@ import {
   activeReload,
   expectedRanks,
   type FleetState,
-  isLive,
   type RankState,
   type ReloadRecord,
   ranksOfReplica,
+  shows,
 } from "./state.js";
 
 /** A rank's worker says which engines it has. Those that wait are let in, if nothing is in the way; the answer says which are. */
@@ -36,8 +36,8 @@ export function reportEngines(
 }
 
 /**
- * Why no engine may begin to use this rank's arena now; null: it may. An engine needs all ranks of its replica: one that were let in by
- * some of them would wait for the others, and a commit that these others need would wait for it.
+ * Why no engine may begin to use this rank's arena now; null: it may. An engine needs all ranks of its replica: if some
+ * let it in, it would wait for the others, and a commit that those need would wait for it.
  */
 export function whyNotAttach(state: FleetState, rank: RankState): string | null {
   const { committed } = state;
@@ -46,10 +46,7 @@ export function whyNotAttach(state: FleetState, rank: RankState): string | null 
   if (active?.inPlace && active.state !== "planning") return `reload ${active.id} is writing in place`;
   if (state.torn) return "the fleet's ranks hold different weights until the next commit";
   if (committed === null) return "the fleet holds no weights yet";
-  const behind = ranksOfReplica(state, rank.replica).find((key) => {
-    const other = state.ranks[key];
-    return other === undefined || !isLive(other, committed);
-  });
+  const behind = ranksOfReplica(state, rank.replica).find((key) => !shows(state, key, committed));
   if (behind !== undefined) return `rank ${behind} does not hold weight version ${committed.weightVersion} yet`;
   if (active !== null && (active.layoutDigest ?? committed.layoutDigest) !== committed.layoutDigest)
     return `reload ${active.id} brings another layout`;

@@ -13,11 +13,11 @@ import {
   expectedRanks,
   type FleetState,
   type Held,
-  isLive,
   isTerminal,
   missingRanks,
   type ReloadRecord,
   requireActive,
+  shows,
   type Token,
   type Warning,
 } from "./state.js";
@@ -404,10 +404,7 @@ function ranksWaitedFor(state: FleetState, record: ReloadRecord): RankKey[] {
 
 /** Ranks that do not show the reload yet. */
 export function ranksNotLive(state: FleetState, record: ReloadRecord): RankKey[] {
-  return expectedRanks(state).filter((key) => {
-    const rank = state.ranks[key];
-    return rank === undefined || !isLive(rank, heldBy(record));
-  });
+  return expectedRanks(state).filter((key) => !shows(state, key, heldBy(record)));
 }
 
 /** Decided, or writing live bytes already: there is no way back. */

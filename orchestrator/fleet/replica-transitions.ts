@@ -2,7 +2,7 @@
 
 import { countOf } from "../contract/count-of.js";
 import { LayercastError } from "../contract/errors.js";
-import { activeReload, type Context, type FleetState, isLive, isThere, ranksOfReplica, replicasOf } from "./state.js";
+import { activeReload, type Context, type FleetState, isThere, ranksOfReplica, replicasOf, shows } from "./state.js";
 
 /** The others go on without it, until it is asked back or a rank of it has started again. */
 export function drain(state: FleetState, replica: number): void {
@@ -44,10 +44,7 @@ export function rejoin(state: FleetState, context: Context): void {
   for (const replica of replicasOf(state)) {
     if (state.drained[replica] !== "joining") continue;
     const keys = ranksOfReplica(state, replica);
-    const ready = keys.every((key) => {
-      const rank = state.ranks[key];
-      return rank !== undefined && isThere(state, key, context) && isLive(rank, committed);
-    });
+    const ready = keys.every((key) => isThere(state, key, context) && shows(state, key, committed));
     if (ready) delete state.drained[replica];
   }
 }

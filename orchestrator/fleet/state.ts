@@ -271,10 +271,13 @@ export function activeReload(state: FleetState): ReloadRecord | null {
 
 /** Whether every rank that the fleet waits for shows the target. */
 export function allLive(state: FleetState, target: Pick<Held, "content" | "epoch">): boolean {
-  return expectedRanks(state).every((key) => {
-    const rank = state.ranks[key];
-    return rank !== undefined && isLive(rank, target);
-  });
+  return expectedRanks(state).every((key) => shows(state, key, target));
+}
+
+/** Whether the rank has registered, and its live weights are the target. */
+export function shows(state: FleetState, key: RankKey, target: Pick<Held, "content" | "epoch">): boolean {
+  const rank = state.ranks[key];
+  return rank !== undefined && isLive(rank, target);
 }
 
 export function isLive(rank: Pick<RankState, "live">, target: Pick<Held, "content" | "epoch">): boolean {

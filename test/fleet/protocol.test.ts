@@ -78,10 +78,7 @@ describe("P3: the decision", () => {
 
   it("does not count the token of an incarnation that is gone", () => {
     const fleet = testFleet();
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     fleet.join(1, "1.2");
     expect(() => fleet.decide()).toThrow(expect.objectContaining({ code: "not_prepared" }));
     fleet.prepare(1);
@@ -91,10 +88,7 @@ describe("P3: the decision", () => {
 
   it("does not count a rank whose lease has run out", () => {
     const fleet = testFleet();
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     fleet.expired.add("0.1");
     expect(() => fleet.decide()).toThrow(expect.objectContaining({ code: "not_prepared" }));
   });
@@ -130,10 +124,7 @@ describe("P3: the decision", () => {
 describe("P5: publishing", () => {
   it("needs every current incarnation to show the reload live", () => {
     const fleet = testFleet();
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     fleet.decide();
     fleet.swap(0);
     expect(fleet.state).toMatchObject({ routable: false, committed: null });
@@ -146,10 +137,7 @@ describe("P5: publishing", () => {
 
   it("waits while a lease has run out", () => {
     const fleet = testFleet();
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     fleet.decide();
     fleet.swap(0);
     fleet.expired.add("0.1");
@@ -341,10 +329,7 @@ describe("P10: time runs out", () => {
   it("after it the fleet is torn, accepts submits, and the next commit heals it", () => {
     const fleet = testFleet();
     fleet.commit("old");
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     fleet.decide();
     fleet.swap(0);
     fleet.now += 1_000;

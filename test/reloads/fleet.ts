@@ -39,6 +39,8 @@ export interface TestFleet {
   /** Where Redis's disk is still to be waited for. */
   decideInMemory(): void;
   swap(rank: number): void;
+  /** Submitted, loaded, and prepared by all ranks of the first replica. */
+  stage(id: string, more?: Partial<NewReload>): void;
   /** The whole way. */
   commit(id: string, more?: Partial<NewReload>): void;
   active(): ReloadRecord;
@@ -150,10 +152,13 @@ export function testFleet(tensorParallelSize = 2, replicas = 1): TestFleet {
         reportArena(draft, key, current?.incarnation ?? "", { live, undo, swap: { startedAt: now - 2, endedAt: now } }),
       );
     },
-    commit(id, more = {}) {
+    stage(id, more = {}) {
       fleet.submit(id, more);
       fleet.load();
       for (let rank = 0; rank < tensorParallelSize; rank++) fleet.prepare(rank);
+    },
+    commit(id, more = {}) {
+      fleet.stage(id, more);
       fleet.decide();
       for (let rank = 0; rank < tensorParallelSize; rank++) fleet.swap(rank);
     },

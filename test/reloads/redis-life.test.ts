@@ -32,10 +32,7 @@ describe("Redis in another life", () => {
   it("the fleet is not routable, and decides nothing, until every rank has registered again", () => {
     const fleet = testFleet();
     fleet.commit("a");
-    fleet.submit("b");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("b");
     fleet.redisRunId = "second";
     fleet.apply(() => {});
     expect(fleet.state.routable).toBe(false);
@@ -112,10 +109,7 @@ describe("Redis in another life", () => {
   it("a torn reload is not taken for a decision that was forgotten", () => {
     const fleet = testFleet();
     fleet.commit("a");
-    fleet.submit("b");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("b");
     fleet.decide();
     fleet.swap(0);
     fleet.now += 1_000;
@@ -139,10 +133,7 @@ describe("Redis in another life", () => {
 describe("the signal", () => {
   it("comes with the decision when that is on disk and there are no hooks; until then nothing live may change", () => {
     const fleet = testFleet();
-    fleet.submit("a");
-    fleet.load();
-    fleet.prepare(0);
-    fleet.prepare(1);
+    fleet.stage("a");
     const decidedOnly = structuredClone(fleet.state);
     fleet.decide();
     expect(fleet.active()).toMatchObject({ liveChanged: true, times: { signalled: fleet.now } });

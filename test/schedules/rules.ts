@@ -152,8 +152,8 @@ export const RULES: readonly Rule[] = [
     "P8",
     "the fleet is routable only when all hold what is committed",
     ADVANCE,
-    "return rank === undefined || !isLive(rank, committed);",
-    "return rank === undefined;",
+    "(key) => !shows(state, key, committed)",
+    "(key) => state.ranks[key] === undefined",
   ),
   rule(
     "P8",
@@ -344,7 +344,7 @@ export const RULES: readonly Rule[] = [
     "drain",
     "a drained replica joins again when it holds what is committed",
     `${PROTOCOL}/replica-transitions.ts`,
-    "return rank !== undefined && isThere(state, key, context) && isLive(rank, committed);",
-    "return rank !== undefined && isThere(state, key, context);",
+    "isThere(state, key, context) && shows(state, key, committed)",
+    "isThere(state, key, context)",
   ),
 ];

@@ -69,9 +69,8 @@ interface Told {
 export async function openRankEngines(options: RankEnginesOptions): Promise<RankEngines> {
   const { core, arena, store, plans, fleet, key, incarnation, lockPath, log, clock } = options;
   let engines: Engines = [];
-  let leases: EngineLease[] = [];
-  /** What the fleet was told last, as text; null: nothing by this worker yet. */
-  let told: string | null = null;
+  /** What the fleet was told last; null: nothing by this worker yet. */
+  let told: EngineLease[] | null = null;
   let looking: Promise<void> | null = null;
   let isFailing = false;
   let isClosed = false;
@@ -136,7 +135,8 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
   }
 
   function isTold(): boolean {
-    return told !== null && JSON.stringify(reportsOf(engines)) === told;
+    if (told === null) return false;
+    return JSON.stringify(reportsOf(engines)) === JSON.stringify(told.map(({ since: _, ...report }) => report));
   }
 
   /** One look after the other; what happens during one is told by the next. */
@@ -163,8 +163,8 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
     const { result } = await store.transact(fleet, (draft, { now }) => tell(draft, now));
     if (result === null) return; // another incarnation is registered: this process is about to end
     engines = inherited(engines, result.before, clock.now());
-    leases = result.leases;
-    told = JSON.stringify(leases.map(({ since: _, ...report }) => report));
+    const { leases } = result;
+    told = leases;
     const isIn = (id: string) => leases.some((lease) => lease.id === id && lease.state !== "waiting");
     const letIn = engines.filter((engine) => !engine.isAdmitted && stateOf(engine) === "waiting" && isIn(engine.id));
     if (letIn.length === 0) return;
@@ -200,7 +200,7 @@ export async function openRankEngines(options: RankEnginesOptions): Promise<Rank
   const stopLooking = clock.every(LOOK_EVERY_MS, look);
   return {
     ...gate,
-    leases: () => (told === null ? null : leases),
+    leases: () => told,
     close() {
       isClosed = true;
       stopLooking();

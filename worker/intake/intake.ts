@@ -74,6 +74,9 @@ export interface Rows<W extends CellWrite> {
   source: ProgramSource<W>;
 }
 
+/** So many layers of a delivery are with the core at once, so that it does not idle between them. */
+export const LAYERS_AT_ONCE = 2;
+
 /** Rows of one layer, which no other delivery is writing. */
 export async function writeLayerRows<W extends CellWrite>(
   intake: Intake,

@@ -11,13 +11,13 @@ import type { Intake } from "../intake/intake.js";
 import type { Loading } from "../loading.js";
 import type { SourceKind } from "../source-kind.js";
 import { showPush, warnOfOrder } from "./show-push.js";
-import { type BucketDeps, bufferSource, takeBucket } from "./take-bucket.js";
+import { type BucketDeps, rowsInBuffers, takeBucket } from "./take-bucket.js";
 
 export const bucketSource: SourceKind = {
   onThisHost: async (loading) => loading, // each bucket's file is looked at by itself
   async verify() {},
   takeAll,
-  rest: ({ pushes }, intake) => bufferSource(intake, pushes),
+  rest: ({ pushes }, intake) => rowsInBuffers(intake, pushes),
   becameLive: ({ sources, owner }) => sources.becameLive(owner, null),
   closed: showPush,
 };

@@ -7,7 +7,7 @@ import type { Find, ProgramSource } from "../../orchestrator/program/make-progra
 import { explainFileError } from "../explain-native-error.js";
 import { bufferSpan } from "../intake/buffer-places.js";
 import { type CellWrite, heldBytes, isDone, matrixAt, noteDTypes, noteHeld } from "../intake/cells.js";
-import { type Intake, type IntakeDeps, writeLayerRows } from "../intake/intake.js";
+import { type Intake, type IntakeDeps, LAYERS_AT_ONCE, writeLayerRows } from "../intake/intake.js";
 import { callDeadlineMs, type NativeWork } from "../native-work.js";
 import type { ProgressReport } from "../report.js";
 import { someAtOnce } from "../some-at-once.js";
@@ -48,9 +48,6 @@ async function takeAlone(intake: Intake, bucket: Bucket, deps: BucketDeps): Prom
   intake.taken.add(bucket.sequence);
 }
 
-/** So many layers are with the core at once, so that it does not idle between them. */
-const LAYERS_AT_ONCE = 2;
-
 /** Of these matrices, with what the bucket brings of them. */
 async function writeWhatCanBe(
   intake: Intake,
@@ -69,7 +66,7 @@ async function writeWhatCanBe(
     else if (writes.length > 0) byLayer.set(layer, writes);
   }
   const buffered = [...byLayer.values()].flat().filter(({ index }) => heldBytes(cells, index) > 0);
-  const source = bucketSource(intake, bucket, deps);
+  const source = rowsInBucket(intake, bucket, deps);
   try {
     await someAtOnce(byLayer, LAYERS_AT_ONCE, ([layer, writes]) =>
       writeLayerRows(intake, layer, { writes, source }, deps),
@@ -81,12 +78,12 @@ async function writeWhatCanBe(
   }
 }
 
-function bucketSource(intake: Intake, bucket: Bucket, deps: BucketDeps): ProgramSource<BucketWrite> {
+function rowsInBucket(intake: Intake, bucket: Bucket, deps: BucketDeps): ProgramSource<BucketWrite> {
   return { ...sourceOf(intake, bucket.file, deps), find: (...rows) => findInBucket(intake.cells, ...rows) };
 }
 
 /** Rows that have all been cut out of buckets, as buffers are now. */
-export function bufferSource(intake: Intake, deps: Pick<BucketDeps, "core">): ProgramSource<CellWrite> {
+export function rowsInBuffers(intake: Intake, deps: Pick<BucketDeps, "core">): ProgramSource<CellWrite> {
   const find: Find<CellWrite> = (write, ...rows) => findInBucket(intake.cells, { ...write, arrivals: [] }, ...rows);
   return { ...sourceOf(intake, NO_FILE, deps), find };
 }

@@ -15,7 +15,7 @@ import { matricesOfRank, type RankMatrices } from "../../../orchestrator/program
 import { closeIntake } from "../../../worker/intake/close-intake.js";
 import { type Intake, openIntake } from "../../../worker/intake/intake.js";
 import { openNativeWork } from "../../../worker/native-work.js";
-import { type BucketDeps, bufferSource, takeBucket } from "../../../worker/push/take-bucket.js";
+import { type BucketDeps, rowsInBuffers, takeBucket } from "../../../worker/push/take-bucket.js";
 import { makeUpExperts } from "../../planner/made-up-experts.js";
 import { finite, type Synthetic, synthesize } from "../../planner/synthetic-checkpoint.js";
 import { type MoeCase, moeCases, moeCheckpoint, moeShapes, quantizedOnDisk } from "../../planner/synthetic-moe.js";
@@ -110,7 +110,7 @@ function rankInMemory(plan: Plan, rank: number, rowsTogether: number | "all" | n
       files.set(bucket.file.path, bytes);
       return takeBucket(intake, bucket, deps).finally(() => files.delete(bucket.file.path));
     },
-    close: () => closeIntake(intake, bufferSource(intake, deps), deps, staging),
+    close: () => closeIntake(intake, rowsInBuffers(intake, deps), deps, staging),
   };
 }
 
